@@ -1,0 +1,31 @@
+# The README's commands. `make demo` and `make test` need Python 3.11+, git and make; each sets up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check install clean
+
+demo: install
+	$(BIN)/vadx demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p vadx
+
+install: $(READY)
+
+# uv fills the environment in half the time; where it cannot reach the registry that pip is configured for, pip does it.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e . --group dev \
+		|| $(BIN)/python -m pip install --quiet -c constraints.txt -e . --group dev
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .demo

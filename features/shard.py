@@ -1,0 +1,387 @@
+"""Shard: one video's immutable file. A self-certifying header of 512 bytes, then an HDF5 image.
+
+The header is one line of JSON, padded with spaces::
+
+    {"vadx":1,"len":N,"sha256":"…of the body…","key":…,"recipe":"…digest…","source":"…sha256…","check":"…"}
+
+The HDF5 library is never given a disk that can fill: a full disk crashes its process (h5py issue 914). The image
+is built in memory and written with plain system calls; above `MEMORY_IMAGE_BYTES` a disposable child writes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import h5py
+import numpy as np
+
+from ..errors import ShardError, StoreError
+from .timeline import ClipFeatures, VideoFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+FORMAT_VERSION = 1
+HEADER_BYTES = 512
+MEMORY_IMAGE_BYTES = 1 << 30
+"""Feature bytes up to which the HDF5 image is built in memory."""
+
+_CHUNK_BYTES = 1 << 19
+_ALLOWED_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+
+DAMAGE: Mapping[str, str] = {
+    "truncated": "the file is shorter or longer than its header says",
+    "header": "the first 512 bytes are not a vadx header, or were changed",
+    "body": "the bytes after the header are not those that were written",
+    "format": "a newer vadx wrote it",
+    "structure": "the HDF5 image does not hold what a shard holds",
+    "stranger": "it belongs to another recipe or another video",
+    "unreadable": "the system cannot read the file",
+}
+"""Kinds of damage that `read_header`, `verify_shard` and `open_shard` can name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardHeader:
+    """What a shard certifies about itself.
+
+    ``body_bytes`` and ``body_sha256`` are of everything after the header; ``recipe_digest`` is the feature
+    set's; ``source_sha256`` is of the video file's bytes.
+    """
+
+    body_bytes: int
+    body_sha256: str
+    key: str
+    recipe_digest: str
+    source_sha256: str
+
+    def to_bytes(self) -> bytes:
+        """Give the 512 bytes that open a shard.
+
+        Raises
+        ------
+        ValueError
+            if the key is too long to fit.
+        """
+        line = json.dumps(self._mapping(), separators=(",", ":"))
+        line = f'{line[:-1]},"check":"{_check(line)}"}}'
+        if len(line) >= HEADER_BYTES:
+            msg = f"the header of {self.key!r} takes {len(line)} bytes, more than {HEADER_BYTES - 1}"
+            raise ValueError(msg)
+        return line.ljust(HEADER_BYTES - 1).encode("ascii") + b"\n"
+
+    def _mapping(self) -> dict[str, str | int]:
+        return {
+            "vadx": FORMAT_VERSION,
+            "len": self.body_bytes,
+            "sha256": self.body_sha256,
+            "key": self.key,
+            "recipe": self.recipe_digest,
+            "source": self.source_sha256,
+        }
+
+
+def _check(line: str) -> str:
+    return hashlib.sha256(line.encode("ascii")).hexdigest()[:16]
+
+
+def parse_header(path: Path, block: bytes) -> ShardHeader:
+    """Read a header from the first 512 bytes of the file at ``path``.
+
+    Raises
+    ------
+    ShardError
+        if it is damaged or of a newer format.
+    """
+    if len(block) < HEADER_BYTES:
+        raise ShardError(str(path), "truncated", f"{len(block)} bytes, less than a header of {HEADER_BYTES}")
+    try:
+        raw = json.loads(block.decode("ascii"))
+        version = raw["vadx"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ShardError(str(path), "header", "it does not begin with a vadx header") from error
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ShardError(str(path), "format", f"format {version}, this vadx reads up to {FORMAT_VERSION}; update vadx")
+    try:
+        header = ShardHeader(raw["len"], raw["sha256"], raw["key"], raw["recipe"], raw["source"])
+    except KeyError as error:
+        raise ShardError(str(path), "header", f"the header lacks {error}") from error
+    # Rewriting what was read and comparing bytes covers every field, the check and the padding at once.
+    if not isinstance(header.key, str) or header.to_bytes() != block:
+        raise ShardError(str(path), "header", "the header was changed after it was written")
+    return header
+
+
+def read_header(path: Path) -> ShardHeader:
+    """Read and check a shard's header, and that the file has the length it states. Opens no HDF5.
+
+    Raises
+    ------
+    FileNotFoundError
+        if there is no such file.
+    ShardError
+        if it is damaged.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ShardError(str(path), "unreadable", error.strerror or str(error)) from error
+    with open(descriptor, "rb") as file:
+        try:
+            block = file.read(HEADER_BYTES)
+            size = os.fstat(descriptor).st_size
+        except OSError as error:
+            raise ShardError(str(path), "unreadable", error.strerror or str(error)) from error
+    header = parse_header(path, block)
+    if size != HEADER_BYTES + header.body_bytes:
+        evidence = f"{size} bytes on disk, its header promises {HEADER_BYTES + header.body_bytes}"
+        raise ShardError(str(path), "truncated", evidence)
+    return header
+
+
+def verify_shard(path: Path, *, full: bool = True, recipe_digest: str | None = None, key: str | None = None) -> None:
+    """Check one shard against its own header and, if given, the set's recipe and the key of its place.
+
+    The quick check reads 512 bytes; the full one hashes the body and opens the HDF5 image.
+
+    Raises
+    ------
+    FileNotFoundError
+        if there is no such file.
+    ShardError
+        naming the kind of damage.
+    """
+    header = read_header(path)
+    if recipe_digest is not None and header.recipe_digest != recipe_digest:
+        raise ShardError(str(path), "stranger", f"made under recipe {header.recipe_digest[:8]}, not {recipe_digest[:8]}")
+    if key is not None and header.key != key:
+        raise ShardError(str(path), "stranger", f"its header names key {header.key!r}")
+    if not full:
+        return
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            file.seek(HEADER_BYTES)
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ShardError(str(path), "unreadable", error.strerror or str(error)) from error
+    if digest.hexdigest() != header.body_sha256:
+        raise ShardError(str(path), "body", "its sha256 is not the one in its header")
+    open_shard(path)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardContent:
+    """A shard's features with the video's id and the digests it was stored under."""
+
+    id: str
+    features: ClipFeatures
+    header: ShardHeader
+
+
+def open_shard(path: Path) -> ShardContent:
+    """Read a whole shard.
+
+    Raises
+    ------
+    FileNotFoundError
+        if there is no such file.
+    ShardError
+        if it is damaged or does not hold what a shard holds. Links, external storage, virtual data sets and
+        unknown filters are refused before any data is read.
+    """
+    header = read_header(path)
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            identifier, features = _read_image(path, file)
+    except ShardError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+        raise ShardError(str(path), "structure", "the HDF5 image cannot be read") from error
+    return ShardContent(identifier, features, header)
+
+
+def read_id(path: Path) -> str:
+    """Read the video id of a shard, and nothing else of its image. Raises as `open_shard`."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return str(file.attrs["id"])
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError, KeyError) as error:
+        raise ShardError(str(path), "structure", "the HDF5 image cannot be read") from error
+
+
+_DATASETS: Mapping[str, tuple[str, ...]] = {
+    "features": ("clip", "crop", "feature"),
+    "frames": ("clip", "bound"),
+    "seconds": ("clip", "bound"),
+    "damaged": ("clip",),
+}
+_KINDS = {"features": "f", "frames": "i", "seconds": "f", "damaged": "b"}
+
+
+def _read_image(path: Path, file: h5py.File) -> tuple[str, ClipFeatures]:
+    arrays = {name: _read_dataset(path, file, name) for name in _DATASETS}
+    attributes = dict(file.attrs)
+    # A None was not written; a required field that is missing makes VideoFacts raise TypeError.
+    facts = {f.name: _to_python(attributes[f.name]) for f in fields(VideoFacts) if f.name in attributes}
+    provenance = json.loads(str(attributes["provenance"]))
+    features = ClipFeatures(
+        values=arrays["features"],
+        frames=arrays["frames"],
+        seconds=arrays["seconds"],
+        damaged=arrays["damaged"],
+        facts=VideoFacts(**facts),
+        num_padded_frames=int(attributes["num_padded_frames"]),
+        provenance=provenance,
+    )
+    return str(attributes["id"]), features
+
+
+def _read_dataset(path: Path, file: h5py.File, name: str) -> NDArray[Any]:
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise ShardError(str(path), "structure", f"{name} is missing or a link to somewhere else")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+        raise ShardError(str(path), "structure", f"{name} is stored outside the file")
+    if dataset.dtype.kind != _KINDS[name] or dataset.ndim != len(_DATASETS[name]):
+        raise ShardError(str(path), "structure", f"{name} has type {dataset.dtype} and shape {dataset.shape}")
+    plist = dataset.id.get_create_plist()
+    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+    if not filters <= _ALLOWED_FILTERS:
+        raise ShardError(str(path), "structure", f"{name} needs unknown filters {sorted(filters - _ALLOWED_FILTERS)}")
+    if h5py.h5z.FILTER_DEFLATE not in filters and dataset.nbytes > path.stat().st_size:
+        raise ShardError(str(path), "structure", f"{name} claims {dataset.nbytes} bytes, more than the file holds")
+    return dataset[()]  # type: ignore[no-any-return]
+
+
+def _to_python(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+@dataclass(frozen=True, slots=True)
+class ClipBlock:
+    """A run of consecutive clips: the four arrays of `ClipFeatures`, for a part of a video."""
+
+    values: NDArray[np.floating]
+    frames: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+    damaged: NDArray[np.bool_]
+
+
+def write_image(
+    file: h5py.File,
+    blocks: Iterator[ClipBlock],
+    *,
+    identifier: str,
+    shape: tuple[int, int, int],
+    dtype: Literal["float32", "float16"],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Fill an empty HDF5 file with one video's clips.
+
+    ``shape`` is that of ``features (clip, crop, feature)``; ``attributes`` come from `image_attributes`.
+    """
+    num_clips, num_crops, dim = shape
+    layouts: dict[str, tuple[tuple[int, ...], Any]] = {
+        "features": (shape, np.dtype(dtype)),
+        "frames": ((num_clips, 2), np.dtype(np.int64)),
+        "seconds": ((num_clips, 2), np.dtype(np.float64)),
+        "damaged": ((num_clips,), np.dtype(np.bool_)),
+    }
+    datasets = {}
+    for name, (dataset_shape, dataset_dtype) in layouts.items():
+        row_bytes = max(1, int(np.prod(dataset_shape[1:], dtype=np.int64)) * dataset_dtype.itemsize)
+        rows = max(1, min(num_clips, _CHUNK_BYTES // row_bytes))
+        dataset = file.create_dataset(
+            name,
+            shape=dataset_shape,
+            dtype=dataset_dtype,
+            chunks=(rows, *dataset_shape[1:]),
+            fletcher32=True,
+            track_times=False,
+        )
+        for axis, label in enumerate(_DATASETS[name]):
+            dataset.dims[axis].label = label
+        datasets[name] = dataset
+    row = 0
+    for block in blocks:
+        stop = row + len(block.damaged)
+        datasets["features"][row:stop] = block.values
+        datasets["frames"][row:stop] = block.frames
+        datasets["seconds"][row:stop] = block.seconds
+        datasets["damaged"][row:stop] = block.damaged
+        row = stop
+    if row != num_clips:
+        msg = f"{identifier}: {row} clips were given for a shard of {num_clips}"
+        raise ValueError(msg)
+    file.attrs["id"] = identifier
+    for name, value in attributes.items():
+        file.attrs[name] = value
+
+
+def image_attributes(
+    facts: VideoFacts, num_padded_frames: int, provenance: Mapping[str, str | int], recipe_digest: str
+) -> dict[str, Any]:
+    """Give the attributes of a shard's image: what decoding showed, and what computed the values.
+
+    Nothing here may differ between two runs on one machine: no time, host, worker or absolute path.
+    """
+    known = {name: value for name, value in asdict(facts).items() if value is not None}
+    return {
+        **known,
+        "num_padded_frames": num_padded_frames,
+        "provenance": json.dumps(dict(provenance), sort_keys=True),
+        "recipe_digest": recipe_digest,
+    }
+
+
+def build_shard(identifier: str, key: str, features: ClipFeatures, recipe_digest: str, source_sha256: str) -> bytes:
+    """Build a whole shard in memory.
+
+    ``features.values`` is stored in its own dtype, float32 or float16.
+    """
+    block = ClipBlock(features.values, features.frames, features.seconds, features.damaged)
+    attributes = image_attributes(features.facts, features.num_padded_frames, features.provenance, recipe_digest)
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=("v110", "v110"), userblock_size=HEADER_BYTES) as file:
+        write_image(
+            file,
+            iter([block]),
+            identifier=identifier,
+            shape=features.values.shape,
+            dtype=features.values.dtype.name,
+            attributes=attributes,
+        )
+    view = image.getbuffer()
+    body = view[HEADER_BYTES:]
+    header = make_header(len(body), hashlib.sha256(body).hexdigest(), key, recipe_digest, source_sha256)
+    view[:HEADER_BYTES] = header.to_bytes()
+    body.release()
+    view.release()
+    return image.getvalue()
+
+
+def make_header(
+    body_bytes: int, body_sha256: str, key: str, recipe_digest: str, source_sha256: str
+) -> ShardHeader:
+    """Make a header, refusing digests that are not sha256 in hex with `StoreError`."""
+    for digest in (body_sha256, recipe_digest, source_sha256):
+        if not _HEX64.fullmatch(digest):
+            msg = f"expected a sha256 in hex, got {digest!r}"
+            raise StoreError(msg)
+    return ShardHeader(body_bytes, body_sha256, key, recipe_digest, source_sha256)
