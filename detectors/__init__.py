@@ -1,0 +1,3 @@
+"""Frames become detections, detections become tubes."""
+
+__all__: list[str] = []

@@ -130,7 +130,9 @@ def write_error(error: OSError, path: Path, num_bytes: int) -> StoreWriteError:
         errno.EACCES: "Give an --out that you may write",
         errno.EPERM: "Give an --out that you may write",
     }.get(error.errno or 0, "Check the disk")
-    text = f"{path}: {reason}; {num_bytes} bytes were needed. Finished videos are safe. {cure}; the same command resumes."
+    text = (
+        f"{path}: {reason}; {num_bytes} bytes were needed. Finished videos are safe. {cure}; the same command resumes."
+    )
     result = StoreWriteError(text)
     result.errno = error.errno
     return result

