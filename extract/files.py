@@ -1,0 +1,46 @@
+"""Looking at a file before anything opens it."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+from ..errors import VideoError
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
+
+def check_file(path: Path) -> os.stat_result:
+    """Look at a video file without opening it: a FIFO or a device would hang whoever opens it.
+
+    Raises
+    ------
+    VideoError
+        with code ``VIDEO_MISSING``, ``VIDEO_UNREADABLE``, ``VIDEO_NOT_REGULAR`` or ``VIDEO_EMPTY``.
+    """
+    name = str(path)
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        what = "a symbolic link to nothing" if path.is_symlink() else "no such file"
+        raise VideoError("VIDEO_MISSING", name, what) from error
+    except OSError as error:
+        raise VideoError("VIDEO_UNREADABLE", name, error.strerror or str(error)) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError("VIDEO_NOT_REGULAR", name, f"it is {_kind(status.st_mode)}, not a regular file")
+    if status.st_size == 0:
+        raise VideoError("VIDEO_EMPTY", name, "it holds 0 bytes")
+    return status
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_ISFIFO: "a FIFO",
+        stat.S_ISSOCK: "a socket",
+        stat.S_ISDIR: "a folder",
+        stat.S_ISCHR: "a character device",
+        stat.S_ISBLK: "a block device",
+    }
+    return next((name for test, name in kinds.items() if test(mode)), "something else")

@@ -1,0 +1,528 @@
+"""The only `av.open`: a file becomes RGB frames with their timestamps, damage counted, errors translated.
+
+What is done here and why was measured on broken files (docs/robustness.md): one decode thread, because with more
+FFmpeg neither raises nor flags most damage; packet by packet, because one bad packet must not end a recording;
+formats and protocols whitelisted, because a playlist named .mp4 opens other files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import av
+import av.error
+import av.logging
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from ..errors import VideoError
+from ..features.timeline import VideoFacts
+from .files import check_file
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from numpy.typing import NDArray
+
+VIDEO_EXTENSIONS = frozenset(
+    {
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".dav",
+        ".flv",
+        ".h264",
+        ".h265",
+        ".hevc",
+        ".m2ts",
+        ".m4v",
+        ".mjpeg",
+        ".mjpg",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+    }
+)
+"""File names that a folder is searched for, in lower case. Files named one by one are always tried."""
+
+MAX_PIXELS = 1 << 26
+"""Largest frame that is decoded, in pixels: 8192 x 8192. 4K and 8K pass; a dimension bomb does not."""
+
+MIN_COVERAGE = 0.98
+"""Share of the stated duration below which a video counts as truncated."""
+
+MAX_DAMAGED_SHARE = 0.01
+"""Share of damaged frames above which a video counts as damaged."""
+
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv,asf,mpeg,mpegvideo,h264,hevc,m4v,mjpeg"
+_INTRA_ONLY = frozenset({"mjpeg", "mjpegb"})
+# Containers that state a duration in an index of their own. Others derive it from their frame count or their last
+# packet, so there it proves nothing.
+_INDEXED = ("mov", "matroska", "flv", "asf")
+_BLOCK_FRAMES = 16
+_BLOCK_BYTES = 64 << 20
+# FFmpeg's errors are not all av.error.FFmpegError: header-mutated files raised each of the others in PyAV itself.
+_FOREIGN = (av.error.FFmpegError, AttributeError, IndexError, ValueError, OSError, MemoryError, AssertionError)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameBlock:
+    """Consecutive frames of one size.
+
+    ``start`` is the index of the first; ``pts_seconds (frame,)`` float64; ``frames (frame, height, width, 3)``
+    uint8 RGB; ``damaged (frame,)`` bool.
+    """
+
+    start: int
+    pts_seconds: NDArray[np.float64]
+    frames: NDArray[np.uint8]
+    damaged: NDArray[np.bool_]
+
+
+class FrameSource(Protocol):
+    """Where frames come from: `VideoReader` here, a pool of processes behind the same three calls later."""
+
+    def __iter__(self) -> Iterator[FrameBlock]:
+        """Yield every frame once, in order of presentation."""
+
+    def facts(self) -> VideoFacts:
+        """Say what decoding showed. Complete once iteration has ended."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What a file's header says. Nothing here is proven: see `VideoFacts` for what decoding showed.
+
+    ``duration_seconds`` is None unless the container states one in an index of its own.
+    """
+
+    container: str
+    codec: str
+    width: int
+    height: int
+    pixel_format: str
+    fps: float
+    num_frames_declared: int | None
+    duration_seconds: float | None
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a video is refused: a stable code and the evidence."""
+
+    code: str
+    evidence: str
+
+
+def judge(
+    facts: VideoFacts, *, ended_badly: bool, num_leading_bad_packets: int = 0, strict: bool = False
+) -> Verdict | None:
+    """Decide whether a decoded video is whole and sound enough. Pure.
+
+    ``ended_badly``: the last thing read was an error or a damaged frame. Packets that could not be decoded before
+    the first frame do not count: a recording may legally begin between two key frames. A declared frame count
+    alone never refuses a video.
+    """
+    decoded = facts.num_frames_decoded
+    if decoded == 0:
+        if facts.num_bad_packets:
+            return Verdict("VIDEO_DAMAGED", f"none of its {facts.num_bad_packets} packets could be decoded")
+        return Verdict("VIDEO_TRUNCATED" if ended_badly else "VIDEO_TOO_SHORT", "it holds no frame")
+    seen = f"decoded {decoded} frames"
+    if facts.num_frames_declared:
+        seen = f"decoded {decoded} of {facts.num_frames_declared} declared frames"
+    if facts.coverage is not None and facts.coverage < MIN_COVERAGE:
+        return Verdict("VIDEO_TRUNCATED", f"{seen}, which cover {facts.coverage:.0%} of its stated duration")
+    if ended_badly:
+        return Verdict("VIDEO_TRUNCATED", f"{seen}; the last one is broken off")
+    if facts.num_damaged_frames > MAX_DAMAGED_SHARE * decoded:
+        return Verdict("VIDEO_DAMAGED", f"{facts.num_damaged_frames} of {decoded} decoded frames are damaged")
+    if strict and facts.num_bad_packets + facts.num_damaged_frames + num_leading_bad_packets:
+        counts = f"{facts.num_damaged_frames} damaged frames, {facts.num_bad_packets} undecodable packets"
+        return Verdict("VIDEO_DAMAGED", f"{seen}, with {counts}, and --strict allows none")
+    if strict and facts.num_frames_declared is not None and facts.num_frames_declared != decoded:
+        return Verdict("VIDEO_DAMAGED", f"{seen}, and --strict allows no difference")
+    return None
+
+
+class VideoReader:
+    """Decode one file on one thread. A `FrameSource`.
+
+    After the last frame, iteration raises `VideoError` if `judge` refuses the video, unless ``allow_partial``
+    accepts what was decoded. ``strict`` makes FFmpeg's decoder and `judge` tolerate nothing.
+
+    Raises
+    ------
+    VideoError
+        if the file cannot be opened as a video.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        rotation: str = "apply",
+        strict: bool = False,
+        allow_partial: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.path = Path(path)
+        self._apply_rotation = rotation == "apply"
+        self._strict = strict
+        self._allow_partial = allow_partial
+        # Any other level takes the GIL inside FFmpeg's threads: a damaged file then deadlocks the process.
+        av.logging.set_level(None)
+        status = check_file(self.path)
+        self._container = _open(self.path)
+        try:
+            self._stream = _pick_stream(self._container, str(self.path))
+            self._prepare_decoder(max_pixels)
+            self.info = self._read_info(status.st_size)
+        except VideoError:
+            self._container.close()
+            raise
+        except _FOREIGN as error:
+            self._container.close()
+            raise _translate(error, str(self.path), "its header cannot be read") from error
+        self._progress = _Progress()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[FrameBlock]:
+        self._progress = progress = _Progress()
+        block = _BlockBuilder()
+        for image, pts, damaged in self._decode(progress):
+            if block.is_full_for(image):
+                yield block.take()
+            block.add(progress.num_frames - 1, image, pts, damaged)
+        if len(block):
+            yield block.take()
+        self._finish(progress)
+
+    def facts(self) -> VideoFacts:
+        progress, info = self._progress, self.info
+        turned = progress.rotation_degrees % 180 == 90
+        width, height = progress.first_size or (info.width, info.height)
+        return VideoFacts(
+            fps=info.fps,
+            num_frames_declared=info.num_frames_declared,
+            num_frames_decoded=progress.num_frames,
+            width=height if turned else width,
+            height=width if turned else height,
+            rotation_degrees=progress.rotation_degrees,
+            codec=info.codec,
+            container=info.container,
+            time_source="synthetic" if progress.num_without_pts else "pts",
+            num_damaged_frames=progress.num_damaged,
+            num_bad_packets=progress.num_bad_packets,
+            num_backward_pts=progress.num_backward_pts,
+            num_size_changes=progress.num_size_changes,
+            coverage=progress.coverage(info.duration_seconds),
+            partial=progress.partial,
+        )
+
+    def _prepare_decoder(self, max_pixels: int) -> None:
+        decoder = self._stream.codec_context
+        name = str(self.path)
+        if decoder is None:
+            raise VideoError("VIDEO_UNSUPPORTED_CODEC", name, "no decoder is built in for its video stream")
+        if decoder.width * decoder.height > max_pixels:
+            evidence = f"its frames are {decoder.width}x{decoder.height}, more than {max_pixels} pixels"
+            raise VideoError("VIDEO_TOO_LARGE", name, evidence)
+        decoder.thread_type = "NONE"
+        decoder.thread_count = 1
+        decoder.options = {"max_pixels": str(max_pixels)}
+        if self._strict or decoder.name in _INTRA_ONLY:
+            # Where every frame stands alone, a refused frame costs only itself; elsewhere it would cost the rest.
+            decoder.options = {**decoder.options, "err_detect": "explode"}
+
+    def _read_info(self, file_bytes: int) -> VideoInfo:
+        stream, decoder = self._stream, self._stream.codec_context
+        rate = stream.average_rate or stream.guessed_rate or 0
+        return VideoInfo(
+            container=self._container.format.name.split(",")[0],
+            codec=decoder.name,
+            width=decoder.width,
+            height=decoder.height,
+            pixel_format=str(decoder.pix_fmt or ""),
+            fps=float(rate),
+            num_frames_declared=stream.frames or None,
+            duration_seconds=_stated_duration(self._container, stream),
+            file_bytes=file_bytes,
+        )
+
+    def _decode(self, progress: _Progress) -> Iterator[tuple[NDArray[np.uint8], float, bool]]:
+        reformatter = VideoReformatter()
+        for frame, after_bad_packet in self._frames(progress):
+            pts = progress.note_time(frame, self._stream.time_base, self.info.fps)
+            try:
+                # BICUBIC is what makes odd sizes equal OpenCV's; one thread, because swscale's threads cost more
+                # than they give on frames of this size.
+                rgb = reformatter.reformat(frame, format="rgb24", interpolation="BICUBIC", threads=1)
+                image: NDArray[np.uint8] = rgb.to_ndarray().astype(np.uint8, copy=False)
+            except _FOREIGN as error:
+                raise _translate(error, str(self.path), f"frame {progress.num_frames} cannot be converted") from error
+            turns = self._quarter_turns(frame)
+            progress.note_frame(image, turns, damaged=bool(frame.is_corrupt) or after_bad_packet)
+            yield np.rot90(image, turns) if turns else image, pts, progress.last_damaged
+
+    def _quarter_turns(self, frame: av.VideoFrame) -> int:
+        """Give how often to turn a frame counterclockwise by 90 degrees; other angles are left alone."""
+        if not self._apply_rotation or frame.rotation % 90:
+            return 0
+        return int(frame.rotation // 90) % 4
+
+    def _frames(self, progress: _Progress) -> Iterator[tuple[av.VideoFrame, bool]]:
+        """Yield decoded frames, and whether a packet was lost since the one before."""
+        decoder, lost = self._stream.codec_context, False
+        for packet in self._packets(progress):
+            try:
+                frames = decoder.decode(packet)
+            except av.error.EOFError:
+                break
+            except MemoryError as error:
+                raise _translate(error, str(self.path), f"frame {progress.num_frames}") from error
+            except _FOREIGN:
+                progress.note_bad_packet()
+                lost = True
+                continue
+            if packet is not None:
+                progress.ended_badly = bool(packet.is_corrupt)
+            for frame in frames:
+                yield frame, lost
+                lost = False
+
+    def _packets(self, progress: _Progress) -> Iterator[Any]:
+        """Yield the stream's packets, then None, which drains the decoder."""
+        demuxer = self._container.demux(*self._demuxed_streams())
+        read_error = False
+        while True:
+            try:
+                packet = next(demuxer)
+            except StopIteration:
+                break
+            except _FOREIGN:
+                read_error = True
+                break
+            if packet.pts is not None:
+                progress.note_packet_end(float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream.index == self._stream.index and packet.size:
+                yield packet
+        yield None
+        # Set last: the frames that the decoder still held do not make the end a good one.
+        progress.ended_badly |= read_error
+
+    def _demuxed_streams(self) -> list[Any]:
+        # Matroska's duration is that of its longest stream, so there the others' packets prove coverage too.
+        if self._container.format.name.startswith("matroska"):
+            return [s for s in self._container.streams if s.type in ("video", "audio")]
+        return [self._stream]
+
+    def _finish(self, progress: _Progress) -> None:
+        verdict = judge(
+            self.facts(),
+            ended_badly=progress.ended_badly,
+            num_leading_bad_packets=progress.num_leading_bad_packets,
+            strict=self._strict,
+        )
+        if verdict is None:
+            return
+        if self._allow_partial and progress.num_frames:
+            progress.partial = True
+            return
+        raise VideoError(verdict.code, str(self.path), verdict.evidence)
+
+
+class _BlockBuilder:
+    """Collects frames of one size into a block of bounded memory."""
+
+    def __init__(self) -> None:
+        self._images: list[NDArray[np.uint8]] = []
+        self._pts: list[float] = []
+        self._damaged: list[bool] = []
+        self._start = 0
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def is_full_for(self, image: NDArray[np.uint8]) -> bool:
+        if not self._images:
+            return False
+        too_many = len(self) >= _BLOCK_FRAMES or (len(self) + 1) * image.nbytes > _BLOCK_BYTES
+        return too_many or image.shape != self._images[0].shape
+
+    def add(self, index: int, image: NDArray[np.uint8], pts_seconds: float, damaged: bool) -> None:
+        if not self._images:
+            self._start = index
+        self._images.append(image)
+        self._pts.append(pts_seconds)
+        self._damaged.append(damaged)
+
+    def take(self) -> FrameBlock:
+        block = FrameBlock(self._start, np.array(self._pts), np.stack(self._images), np.array(self._damaged))
+        self._images, self._pts, self._damaged = [], [], []
+        return block
+
+
+class _Progress:
+    """Counts of one pass through a file."""
+
+    def __init__(self) -> None:
+        self.num_frames = 0
+        self.num_damaged = 0
+        self.num_bad_packets = 0
+        self.num_leading_bad_packets = 0
+        self.num_backward_pts = 0
+        self.num_size_changes = 0
+        self.num_without_pts = 0
+        self.rotation_degrees = 0
+        self.first_size: tuple[int, int] | None = None
+        self.last_damaged = False
+        self.ended_badly = False
+        self.partial = False
+        self._last_size: tuple[int, int] | None = None
+        self._first_pts: float | None = None
+        self._last_pts: float | None = None
+        self._last_gap: float | None = None
+        self._largest_packet_end: float | None = None
+
+    def note_time(self, frame: av.VideoFrame, stream_time_base: Fraction | None, fps: float) -> float:
+        # Frames that drain out of the decoder at the end carry no time base of their own.
+        time_base = frame.time_base or stream_time_base
+        if frame.pts is None or time_base is None:
+            self.num_without_pts += 1
+            pts = self.num_frames / (fps or 25.0)
+        else:
+            pts = float(frame.pts * time_base)
+        if self._last_pts is not None:
+            self.num_backward_pts += pts < self._last_pts
+            self._last_gap = pts - self._last_pts
+        else:
+            self._first_pts = pts
+        self._last_pts = pts
+        return pts
+
+    def note_frame(self, image: NDArray[np.uint8], quarter_turns: int, *, damaged: bool) -> None:
+        size = (image.shape[1], image.shape[0])
+        if self._last_size is None:
+            self.first_size = size
+            self.rotation_degrees = -90 * quarter_turns % 360
+        else:
+            self.num_size_changes += size != self._last_size
+        self._last_size = size
+        self.num_frames += 1
+        self.num_damaged += damaged
+        self.last_damaged = damaged
+        if damaged:
+            self.ended_badly = True
+
+    def note_bad_packet(self) -> None:
+        if self.num_frames:
+            self.num_bad_packets += 1
+            self.ended_badly = True
+        else:
+            self.num_leading_bad_packets += 1
+
+    def note_packet_end(self, seconds: float) -> None:
+        if self._largest_packet_end is None or seconds > self._largest_packet_end:
+            self._largest_packet_end = seconds
+
+    def coverage(self, duration_seconds: float | None) -> float | None:
+        """Give the share of the stated duration that was reached, at most 1; None where none is stated."""
+        if not duration_seconds or self._last_pts is None or self._first_pts is None:
+            return None
+        ends = [self._last_pts + (self._last_gap or 0.0), self._largest_packet_end or 0.0]
+        # Some containers count their duration from 0, some from the first frame.
+        return min(1.0, max(max(ends), max(ends) - self._first_pts) / duration_seconds)
+
+
+def _open(path: Path) -> Any:
+    name = str(path)
+    try:
+        # The prefix keeps "cam1:08.mp4" from being read as a protocol named cam1.
+        return av.open(
+            f"file:{path.absolute()}",
+            options={"protocol_whitelist": "file", "format_whitelist": _FORMATS},
+            metadata_errors="replace",
+        )
+    except av.error.ArgumentError as error:
+        evidence = "FFmpeg takes it for a format that is not on the list of containers"
+        raise VideoError("VIDEO_FORBIDDEN_FORMAT", name, evidence) from error
+    except av.error.PermissionError as error:
+        raise VideoError("VIDEO_UNREADABLE", name, "permission denied") from error
+    except _FOREIGN as error:
+        begins = _container_begun(path)
+        if begins is not None:
+            evidence = f"it begins as {begins}, but the index that {begins} needs is missing or cut off"
+            raise VideoError("VIDEO_TRUNCATED", name, evidence) from error
+        raise _translate(error, name, "FFmpeg recognises no video in it") from error
+
+
+def _container_begun(path: Path) -> str | None:
+    """Name the container that a file's first bytes announce, None if they announce none."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    signatures: dict[str, bytes] = {
+        "mp4": rb"....(ftyp|moov|mdat|wide|free)",
+        "Matroska": rb"\x1aE\xdf\xa3",
+        "AVI": rb"RIFF....AVI ",
+        "FLV": rb"FLV\x01",
+        "ASF": rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+    }
+    return next((name for name, pattern in signatures.items() if re.match(pattern, head, re.DOTALL)), None)
+
+
+def _pick_stream(container: Any, name: str) -> Any:
+    """Give the first video stream that is not a cover picture."""
+    for stream in container.streams.video:
+        if "attached_pic" not in str(stream.disposition).lower():
+            return stream
+    kinds = sorted({stream.type for stream in container.streams}) or ["no streams at all"]
+    raise VideoError("VIDEO_NO_STREAM", name, f"it holds {' and '.join(kinds)}, but no video stream")
+
+
+def _stated_duration(container: Any, stream: Any) -> float | None:
+    if not container.format.name.startswith(_INDEXED):
+        return None
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    tagged = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", "").strip())
+    if tagged:
+        hours, minutes, seconds = map(float, tagged.groups())
+        return hours * 3600 + minutes * 60 + seconds
+    return container.duration / 1e6 if container.duration else None
+
+
+def _translate(error: BaseException, name: str, doing: str) -> VideoError:
+    """Turn a foreign error into a `VideoError` without repeating its words, which mean nothing to a person."""
+    if isinstance(error, MemoryError):
+        return VideoError("VIDEO_TOO_LARGE", name, f"{doing}: not enough memory")
+    if isinstance(error, av.error.DecoderNotFoundError | av.error.PatchWelcomeError):
+        return VideoError("VIDEO_UNSUPPORTED_CODEC", name, f"{doing}: no decoder is built in for it")
+    if isinstance(error, av.error.InvalidDataError | av.error.EOFError | UnicodeDecodeError):
+        return VideoError("VIDEO_NOT_VIDEO", name, doing)
+    if isinstance(error, OSError) and error.errno in (5, 13, 116):
+        return VideoError("VIDEO_UNREADABLE", name, f"{doing}: {error.strerror}")
+    return VideoError("VIDEO_DAMAGED", name, doing)

