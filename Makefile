@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check install clean
+.PHONY: demo test check install container-check clean
 
 demo: install
 	$(BIN)/vadx demo
@@ -26,6 +26,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e . --group dev \
 		|| $(BIN)/python -m pip install --quiet -c constraints.txt -e . --group dev
 	touch $(READY)
+
+# Runs the Dockerfile's steps word for word without a container engine; needs root and a package registry.
+container-check: install
+	$(BIN)/python tests/container/check_dockerfile.py --light
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .demo

@@ -12,6 +12,35 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+VIDEO_EXTENSIONS = frozenset(
+    {
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".dav",
+        ".flv",
+        ".h264",
+        ".h265",
+        ".hevc",
+        ".m2ts",
+        ".m4v",
+        ".mjpeg",
+        ".mjpg",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+    }
+)
+"""File names that a folder is searched for, in lower case. Files named one by one are always tried."""
+
+
 def check_file(path: Path) -> os.stat_result:
     """Look at a video file without opening it: a FIFO or a device would hang whoever opens it.
 

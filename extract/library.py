@@ -65,13 +65,14 @@ def load_backbone(
     *,
     preset: str | None = None,
     device: str = "cpu",
-    **options: str | float | bool,
+    switches: Mapping[str, str | float | int | bool] | None = None,
+    **options: str | float | int | bool,
 ) -> Backbone:
     """Load a network of the table by name.
 
     ``weights`` is a name of the weights table, a checkpoint file, ``"random"`` or ``"random:SEED"``, or a state dict;
-    None means those that the preset was made for. ``preset`` defaults to the network's first; ``options`` are its
-    switches.
+    None means those that the preset was made for. ``preset`` defaults to the network's first. ``switches`` and
+    ``options`` select a published variant of the network.
 
     Raises
     ------
@@ -85,8 +86,9 @@ def load_backbone(
     if chosen.backbone != spec.name:
         msg = f"preset {chosen.name} is for backbone {chosen.backbone}, not {spec.name}"
         raise UsageError(msg)
-    if options:
-        network_recipe = replace(chosen.network, switches={**chosen.network.switches, **options})
+    changed = {**(switches or {}), **options}
+    if changed:
+        network_recipe = replace(chosen.network, switches={**chosen.network.switches, **changed})
         chosen = replace(chosen, network=network_recipe)
     source = weights if weights is not None else chosen.weights
     if source is None:

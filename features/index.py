@@ -7,17 +7,20 @@ shards in folders that changed, and (path, size, mtime) -> sha256 of source vide
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import ShardError
-from .keys import folder_of
-from .publish import publish_bytes
+from .keys import folder_of, key_of
+from .publish import publish_bytes, temporary_name, write_error
 from .shard import open_shard, read_header
 
 INDEX_VERSION = 1
+_CHECK = b',"check":"'
 _RACY_NS = 2_000_000_000
 """A folder or file that changed this shortly before it was looked at may change again within one clock tick."""
 
@@ -52,8 +55,10 @@ class Index:
 def load_index(path: Path) -> Index:
     """Read an index; one that is missing, damaged or of another version counts as empty."""
     try:
-        raw = json.loads(path.read_bytes())
-        if raw["vadx"] != INDEX_VERSION:
+        data = path.read_bytes()
+        text, _, check = data.rpartition(_CHECK)
+        raw = json.loads(data)
+        if check != _check(text) or raw["vadx"] != INDEX_VERSION:
             return Index()
         return Index(
             {
@@ -92,10 +97,15 @@ def write_index(index: Index, path: Path, tmp: Path) -> None:
         if the disk refused.
     """
     # The clock of the store's own file system: another host's may be minutes off.
-    probe = tmp / "clock"
-    probe.touch()
-    now_ns = probe.stat().st_mtime_ns
-    probe.unlink(missing_ok=True)
+    probe = temporary_name(tmp, "clock")
+    try:
+        probe.touch()
+        now_ns = probe.stat().st_mtime_ns
+    except OSError as error:
+        raise write_error(error, path, 4096) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink()
     settled = {name: entry for name, entry in index.folders.items() if entry[0] < now_ns - _RACY_NS}
     raw: dict[str, Any] = {
         "vadx": INDEX_VERSION,
@@ -105,8 +115,13 @@ def write_index(index: Index, path: Path, tmp: Path) -> None:
         },
         "sources": {source: list(entry) for source, entry in index.sources.items()},
     }
-    data = json.dumps(raw, sort_keys=True, separators=(",", ":")).encode()
-    publish_bytes(data, path, tmp, replace=True)
+    text = json.dumps(raw, sort_keys=True, separators=(",", ":")).encode()[:-1]
+    publish_bytes(text + _CHECK + _check(text), path, tmp, replace=True)
+
+
+def _check(text: bytes) -> bytes:
+    # Without it, a flipped bit would be a wrong listing or a wrong hint, not an index to make again.
+    return hashlib.sha256(text).hexdigest().encode() + b'"}'
 
 
 def _read_folder(folder: Path) -> dict[str, ShardSummary]:
@@ -116,7 +131,7 @@ def _read_folder(folder: Path) -> dict[str, ShardSummary]:
             summary = summarize(path)
         except (ShardError, FileNotFoundError):
             continue
-        if folder_of(path.stem) == folder.name:
+        if key_of(summary.id) == path.stem and folder_of(path.stem) == folder.name:
             found[path.stem] = summary
     return found
 

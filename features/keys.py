@@ -47,7 +47,8 @@ def key_of(identifier: str) -> str:
 
 def folder_of(key: str) -> str:
     """Give the name of the folder that a key's files lie in, one of 256."""
-    return hashlib.sha256(key.encode("ascii")).hexdigest()[:2]
+    # Not only for keys: people leave files of any name in a store, and `verify` asks where they belong.
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:2]
 
 
 def collisions(identifiers: Iterable[str]) -> set[str]:

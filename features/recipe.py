@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -88,14 +90,19 @@ class Transform:
         if (self.crops == "center") != (self.crop_order is None):
             msg = f"transform.crop_order orders several crops: got {self.crop_order!r} for {self.crops!r}"
             raise RecipeError(msg)
+        for name in ("scale", "offset", "mean", "std"):
+            value = getattr(self, name)
+            if not all(map(math.isfinite, value if isinstance(value, tuple) else (value,))):
+                msg = f"transform.{name} must be finite, got {value}"
+                raise RecipeError(msg)
         if min(self.std) <= 0:
             msg = f"transform.std must be positive, got {self.std}"
             raise RecipeError(msg)
-        # 1 and 1.0 are one number but two JSON texts, and the digest is taken of the text.
+        # 1 and 1.0, or 0.0 and -0.0, are one number but two JSON texts, and the digest is taken of the text.
         for name in ("scale", "offset"):
-            object.__setattr__(self, name, float(getattr(self, name)))
+            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)
         for name in ("mean", "std"):
-            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+            object.__setattr__(self, name, tuple(float(x) + 0.0 for x in getattr(self, name)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +112,12 @@ class Network:
     name: str
     layer: str
     switches: dict[str, str | float | int | bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in self.switches.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                msg = f"network.switches.{name} must be finite, got {value}"
+                raise RecipeError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +199,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if origin is dict and isinstance(value, dict):
         return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if kind is float and type(value) in (int, float):
-        return float(value)
+        with suppress(OverflowError):
+            return float(value)
     if isinstance(kind, type) and type(value) is kind:
         return value
     msg = f"{where}: expected {getattr(kind, '__name__', kind)}, got {value!r}"

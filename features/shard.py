@@ -127,7 +127,9 @@ def parse_header(path: Path, block: bytes) -> ShardHeader:
     # Rewriting what was read and comparing bytes covers every value, the check and the padding at once.
     texts = (header.body_sha256, header.key, header.recipe_digest, header.source_sha256)
     try:
-        intact = type(header.body_bytes) is int and all(isinstance(t, str) for t in texts) and header.to_bytes() == block
+        intact = (
+            type(header.body_bytes) is int and all(isinstance(t, str) for t in texts) and header.to_bytes() == block
+        )
     except ValueError:
         intact = False
     if not intact:

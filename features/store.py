@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from ..errors import CODES, RecipeError, ShardError, StoreError, VideoError
 from .index import Index, ShardSummary, load_index, refresh, write_index
@@ -19,8 +19,13 @@ from .recipe import Recipe
 from .shard import ShardHeader, open_shard, read_header, verify_shard
 from .timeline import ClipFeatures
 
-if TYPE_CHECKING:
-    from .source import Source
+
+class HashedSource(Protocol):
+    """A video file that can be told from others."""
+
+    def sha256(self) -> str:
+        """Give the sha256 of its bytes, in hex. Raises `VideoError` if it cannot be read."""
+
 
 STORE_VERSION = 1
 _SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,100}")
@@ -98,8 +103,9 @@ class FeatureSet(Mapping[str, ClipFeatures]):
     def __init__(self, path: Path) -> None:
         self.path = path
         raw = _read_json(path / "recipe.json")
-        if raw.get("vadx", 0) > STORE_VERSION:
-            msg = f"{path}: a newer vadx made this set (format {raw['vadx']}); update vadx"
+        version = raw.get("vadx")
+        if isinstance(version, int) and version > STORE_VERSION:
+            msg = f"{path}: a newer vadx made this set (format {version}); update vadx"
             raise StoreError(msg)
         try:
             self.recipe = Recipe.from_mapping(raw["recipe"])
@@ -109,6 +115,9 @@ class FeatureSet(Mapping[str, ClipFeatures]):
         except (KeyError, RecipeError) as error:
             msg = f"{path / 'recipe.json'}: not a recipe that this vadx can read: {error}"
             raise StoreError(msg) from error
+        if not isinstance(version, int) or not {type(self.preset), type(self.weights_name)} <= {str, type(None)}:
+            msg = f"{path / 'recipe.json'}: not a recipe that this vadx can read; restore the file from a copy"
+            raise StoreError(msg)
         if self.recipe.digest != self.digest:
             msg = f"{path / 'recipe.json'}: the recipe and its digest disagree; restore the file from a copy"
             raise StoreError(msg)
@@ -179,7 +188,7 @@ class FeatureSet(Mapping[str, ClipFeatures]):
     def action(
         self,
         identifier: str,
-        source: Source,
+        source: HashedSource,
         *,
         force: bool = False,
         retry_failed: bool = False,
@@ -366,7 +375,11 @@ class Store:
         }
         data = json.dumps(raw, sort_keys=True, indent=1).encode() + b"\n"
         publish_bytes(data, path / "recipe.json", path / "tmp")
-        return FeatureSet(path)
+        made = FeatureSet(path)
+        if made.digest != recipe.digest:
+            msg = f"{path}: this folder holds the set of another recipe; give another --out"
+            raise StoreError(msg)
+        return made
 
 
 def failure_of(identifier: str, error: VideoError, source: str | None, *, strict: bool) -> FailureRecord:
@@ -381,7 +394,9 @@ def _read_failure(path: Path) -> FailureRecord | None:
         record = FailureRecord(**raw)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    return record if record.code in CODES else None
+    texts = (record.id, record.code, record.path, record.evidence, "" if record.source is None else record.source)
+    sound = all(isinstance(text, str) for text in texts) and isinstance(record.strict, bool) and record.code in CODES
+    return record if sound else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,3 @@
+"""Composes, schedules and reports; the only room that talks to a person."""
+
+__all__: list[str] = []

@@ -1,0 +1,105 @@
+"""The command line. Each command's module is loaded when the command is used, and heavy libraries later still."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import rich_click as click
+from click.exceptions import Exit
+
+from ... import __version__
+from ...errors import Stopped, VadxError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+COMMANDS = {
+    "extract": "extract",
+    "ls": "stores",
+    "info": "stores",
+    "verify": "stores",
+    "gc": "stores",
+    "probe": "machine",
+    "doctor": "machine",
+    "backbones": "machine",
+    "weights": "weights",
+    "demo": "demo",
+}
+"""Command -> the module of this package that holds it."""
+
+
+class LazyGroup(click.RichGroup):
+    """A group that knows its commands by name, and imports one when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{COMMANDS[cmd_name]}", __name__)
+        command = getattr(module, cmd_name)
+        if not isinstance(command, click.Command):
+            msg = f"{module.__name__}.{cmd_name} is not a command"
+            raise TypeError(msg)
+        return command
+
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "VADX", "max_content_width": 110}
+
+
+@click.group(cls=LazyGroup, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="vadx")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Features for video anomaly detection, computed once and kept.
+
+    \b
+    vadx extract --backbone i3d videos/     features of every video below videos/
+    vadx ls                                 what the store holds
+    vadx demo                               see it work on real clips
+
+    Exit codes: 0 fine, 1 failed, 2 usage, 3 some videos failed, 4 a check found problems, 5 no input, 6 the
+    environment stopped the run, 130 and 143 interrupted. After 3, 6, 130 and 143 the same command resumes.
+    """
+    from ..config import default_map
+
+    ctx.default_map = default_map(COMMANDS)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with one of its codes."""
+    signal.signal(signal.SIGTERM, _stop)
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and give its exit code, every error told on stderr in one place."""
+    try:
+        result = cli.main(args=arguments, prog_name="vadx", standalone_mode=False)
+    except VadxError as error:
+        click.echo(f"vadx: {error}", err=True)
+        return error.exit_code
+    except Exit as error:
+        return int(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        return int(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("vadx: interrupted; the same command resumes", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output left (vadx ls | head). Nothing is wrong, and nothing more can be said.
+        sys.stderr.close()
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    # A second signal ends the process at once.
+    signal.signal(number, signal.SIG_DFL)
+    raise Stopped(number)

@@ -1,1 +1,7 @@
+"""vadx: features for video anomaly detection."""
+
+from __future__ import annotations
+
 __version__ = "0.1.0"
+
+__all__ = ["__version__"]

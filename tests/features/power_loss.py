@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 SECTOR = 512
 
@@ -83,12 +84,12 @@ class RecordingOs:
         self.operations.append(Operation("link", file, self._name(target)))
 
     def _replace(self, source: Any, target: Any) -> None:
-        os.replace(source, target)
+        Path(source).replace(target)
         file = self._files[self._name(target)] = self._files.pop(self._name(source))
         self.operations.append(Operation("rename", file, self._name(target), self._name(source)))
 
     def _unlink(self, path: Any) -> None:
-        os.unlink(path)
+        Path(path).unlink()
         self.operations.append(Operation("unlink", name=self._name(path)))
 
 
@@ -133,7 +134,7 @@ class Disk:
         old, new = self.durable.get(file, b""), self.cached.get(file, b"")
         if old == new:
             return new
-        size = int(random.choice([len(old), len(new), random.integers(min(len(old), len(new)), len(new) + 1)]))
+        size = int(random.choice([len(old), len(new), int(random.integers(min(len(old), len(new)), len(new) + 1))]))
         versions = [content.ljust(size, b"\0")[:size] for content in (old, new, b"")]
         starts = range(0, size, SECTOR)
         picks = random.integers(len(versions), size=len(starts))

@@ -29,6 +29,7 @@ def make_recipe(*, clip_length: int = 16, weights: str = "random:0", crops: str 
             crop=224,
             crops=crops,  # type: ignore[arg-type]
             crop_order=None if crops == "center" else "tv",
+            center_rounding="round",
             scale=1 / 127.5,
             offset=-1,
         ),

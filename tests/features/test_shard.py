@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vadx.errors import ShardError, StoreError
@@ -60,9 +60,7 @@ def damage_of(path: Path, *, full: bool = True) -> str | None:
     try:
         verify_shard(path, full=full)
     except ShardError as error:
-        assert error.path == str(path)
-        assert str(path) in str(error)
-        return error.damage
+        return error.damage if error.path == str(path) and str(path) in str(error) else "the wrong file"
     return None
 
 
@@ -211,19 +209,20 @@ def test_the_loader_gives_the_right_data_or_an_error(large: Path) -> None:
     random = np.random.default_rng(SEED)
     right = open_shard(large)
     size = large.stat().st_size
-    positions = [*random.integers(HEADER_BYTES, HEADER_BYTES + 2 * PAGE, 200), *random.integers(HEADER_BYTES, size, 200)]
-    errors = 0
-    for at in map(int, positions):
+    metadata = random.integers(HEADER_BYTES, HEADER_BYTES + 2 * PAGE, 200)
+    anywhere = random.integers(HEADER_BYTES, size, 200)
+    damages: list[str] = []
+    for at in map(int, [*metadata, *anywhere]):
         with overwritten(large, at, flipped(large, at, int(random.integers(8)))):
             try:
                 content = open_shard(large)
             except ShardError as error:
-                errors += 1
-                assert error.damage in {"structure", "stranger"}
-                continue
-            assert content.id == right.id, at
-            assert same(content.features, right.features), at
-    assert errors > 200
+                damages.append(error.damage)
+            else:
+                assert content.id == right.id, at
+                assert same(content.features, right.features), at
+    assert set(damages) <= {"structure", "stranger"}
+    assert len(damages) > 200
 
 
 def test_a_changed_id_is_not_handed_out(small: Path) -> None:
@@ -272,10 +271,7 @@ values = st.one_of(
 @given(field=st.sampled_from(["vadx", "len", "sha256", "key", "recipe", "source"]), value=values)
 def test_a_signed_header_with_a_field_of_the_wrong_kind_is_damaged(field: str, value: Any) -> None:
     fields = header_fields()
-    if type(value) is type(fields[field]) and field in ("len", "key"):
-        return
-    if field == "vadx" and type(value) is int and value >= 1:
-        return
+    assume(type(value) is not type(fields[field]))
     with pytest.raises(ShardError) as caught:
         parse_header(Path("x"), header_line(fields | {field: value}))
     assert caught.value.damage == "header"
@@ -287,7 +283,9 @@ def test_noise_is_no_header(block: bytes) -> None:
         parse_header(Path("x"), block)
 
 
-@pytest.mark.parametrize("text", ["[" * 511, '{"vadx":' * 60, '{"vadx":1,"len":1e999', '{"vadx":1}', "[1]", "1", '"vadx"'])
+@pytest.mark.parametrize(
+    "text", ["[" * 511, '{"vadx":' * 60, '{"vadx":1,"len":1e999', '{"vadx":1}', "[1]", "1", '"vadx"', "null", ""]
+)
 def test_adverse_json_is_no_header(text: str) -> None:
     with pytest.raises(ShardError) as caught:
         parse_header(Path("x"), text.ljust(HEADER_BYTES).encode())
@@ -518,9 +516,7 @@ def ragged(file: h5py.File) -> None:
         ragged,
     ],
 )
-def test_an_image_that_contradicts_itself_is_a_shard_error(
-    tmp_path: Path, change: Callable[[h5py.File], None]
-) -> None:
+def test_an_image_that_contradicts_itself_is_a_shard_error(tmp_path: Path, change: Callable[[h5py.File], None]) -> None:
     path = write(tmp_path / "x.h5", forge(make_shard(), change))
     assert damage_of(path) == "structure"
 

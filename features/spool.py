@@ -1,0 +1,221 @@
+"""Clip values on their way into a shard: in memory while they are few, in a file of raw blocks when they are many."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+import h5py
+import numpy as np
+
+from ..errors import StoreWriteError
+from .publish import preallocate, temporary_name, write_error
+from .shard import HEADER_BYTES, MEMORY_IMAGE_BYTES, ClipBlock, build_shard, image_attributes, make_header, write_image
+from .timeline import ClipFeatures
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from .timeline import VideoFacts
+
+_BLOCK_CLIPS = 256
+_CHILD_FAILED = 74
+# Chunk index, object headers and the last partly filled chunks, beside the data themselves.
+_IMAGE_OVERHEAD = 1.02
+_IMAGE_OVERHEAD_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipMetadata:
+    """All of `ClipFeatures` but the values."""
+
+    frames: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+    damaged: NDArray[np.bool_]
+    facts: VideoFacts
+    num_padded_frames: int
+    provenance: Mapping[str, str | int]
+
+
+class ClipSpool:
+    """Takes blocks ``(clip, crop, feature)`` in order, and makes a shard of them.
+
+    Holds at most ``memory_bytes`` of values; more go to a file in ``tmp``. Use as a context manager: what it left in
+    ``tmp`` is gone afterwards.
+    """
+
+    def __init__(self, tmp: Path, key: str, dtype: str, *, memory_bytes: int = MEMORY_IMAGE_BYTES) -> None:
+        self._tmp, self._key, self._dtype = tmp, key, np.dtype(dtype)
+        self._memory_bytes = memory_bytes
+        self._blocks: list[NDArray[Any]] = []
+        self._num_bytes = 0
+        self._shape: tuple[int, int, int] = (0, 0, 0)
+        self._path: Path | None = None
+        self._file: BinaryIO | None = None
+        self._image: Path | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        for path in (self._path, self._image):
+            if path is not None:
+                with suppress(OSError):
+                    path.unlink()
+
+    def append(self, values: NDArray[np.floating]) -> None:
+        """Take the next clips.
+
+        Raises
+        ------
+        StoreWriteError
+            if the disk refused.
+        """
+        block = values.astype(self._dtype, copy=False)
+        self._shape = (self._shape[0] + block.shape[0], block.shape[1], block.shape[2])
+        self._num_bytes += block.nbytes
+        self._blocks.append(block)
+        if self._file is not None or self._num_bytes > self._memory_bytes:
+            self._spill()
+
+    def finish(self, identifier: str, metadata: ClipMetadata, recipe_digest: str, source_sha256: str) -> bytes | Path:
+        """Give the whole shard: its bytes, or a file in ``tmp`` that is ready to be published.
+
+        Raises
+        ------
+        StoreWriteError
+            if the disk refused.
+        """
+        if self._file is None:
+            features = ClipFeatures(
+                np.concatenate(self._blocks),
+                metadata.frames,
+                metadata.seconds,
+                metadata.damaged,
+                metadata.facts,
+                metadata.num_padded_frames,
+                dict(metadata.provenance),
+            )
+            return build_shard(identifier, self._key, features, recipe_digest, source_sha256)
+        self._file.close()
+        return self._build_on_disk(identifier, metadata, recipe_digest, source_sha256)
+
+    def _spill(self) -> None:
+        try:
+            if self._file is None:
+                self._path = temporary_name(self._tmp, f"{self._key}.values")
+                self._file = self._path.open("xb")
+            for block in self._blocks:
+                self._file.write(np.ascontiguousarray(block).data)
+            self._blocks = []
+        except OSError as error:
+            raise write_error(error, self._path or self._tmp, self._num_bytes) from error
+
+    def _build_on_disk(self, identifier: str, metadata: ClipMetadata, recipe_digest: str, source_sha256: str) -> Path:
+        self._image = temporary_name(self._tmp, self._key)
+        tables = temporary_name(self._tmp, f"{self._key}.tables")
+        attributes = image_attributes(metadata.facts, metadata.num_padded_frames, metadata.provenance, recipe_digest)
+        needed = int(self._num_bytes * _IMAGE_OVERHEAD) + _IMAGE_OVERHEAD_BYTES
+        order = {
+            "values": str(self._path),
+            "tables": str(tables),
+            "image": str(self._image),
+            "id": identifier,
+            "shape": self._shape,
+            "dtype": self._dtype.name,
+            "attributes": attributes,
+            "bytes": needed,
+        }
+        try:
+            with tables.open("xb") as file:
+                np.savez(file, frames=metadata.frames, seconds=metadata.seconds, damaged=metadata.damaged)
+            _run_child(order, self._image, needed)
+            return _certify(self._image, self._key, recipe_digest, source_sha256)
+        except StoreWriteError:
+            raise
+        except OSError as error:
+            raise write_error(error, self._image, needed) from error
+        finally:
+            with suppress(OSError):
+                tables.unlink()
+
+
+def _run_child(order: Mapping[str, Any], image: Path, num_bytes: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", __spec__.name], input=json.dumps(order).encode(), capture_output=True, check=False
+    )
+    if done.returncode == 0:
+        return
+    try:
+        reason = json.loads(done.stdout)
+        error = OSError(reason["errno"], reason["strerror"])
+    except (ValueError, KeyError, TypeError):
+        error = OSError(None, f"the process that writes large shards ended with status {done.returncode}")
+        error.strerror = str(error.args[1])
+    raise write_error(error, image, num_bytes)
+
+
+def _certify(image: Path, key: str, recipe_digest: str, source_sha256: str) -> Path:
+    digest = hashlib.sha256()
+    with image.open("r+b") as file:
+        file.seek(HEADER_BYTES)
+        while block := file.read(1 << 20):
+            digest.update(block)
+        body_bytes = file.tell() - HEADER_BYTES
+        header = make_header(body_bytes, digest.hexdigest(), key, recipe_digest, source_sha256)
+        file.seek(0)
+        file.write(header.to_bytes())
+    return image
+
+
+def _write_ordered(order: Mapping[str, Any]) -> None:
+    """Write the image that an order describes. Runs in a process of its own, which a full disk may crash."""
+    shape = tuple(order["shape"])
+    image = Path(order["image"])
+    values = np.memmap(order["values"], dtype=order["dtype"], mode="r", shape=shape)
+    with np.load(order["tables"]) as tables:
+        frames, seconds, damaged = tables["frames"], tables["seconds"], tables["damaged"]
+
+    def blocks() -> Iterator[ClipBlock]:
+        for start in range(0, shape[0], _BLOCK_CLIPS):
+            rows = slice(start, start + _BLOCK_CLIPS)
+            yield ClipBlock(values[rows], frames[rows], seconds[rows], damaged[rows])
+
+    with h5py.File(image, "w", libver=("v110", "v110"), userblock_size=HEADER_BYTES, locking=False) as file:
+        # HDF5 truncates what it creates, so the room is reserved behind its back, before the first value.
+        descriptor = os.open(image, os.O_WRONLY)
+        try:
+            preallocate(descriptor, order["bytes"])
+        finally:
+            os.close(descriptor)
+        write_image(
+            file, blocks(), identifier=order["id"], shape=shape, dtype=order["dtype"], attributes=order["attributes"]
+        )
+        file.flush()
+        num_bytes = file.id.get_filesize()
+    os.truncate(image, num_bytes)
+
+
+def _main() -> None:
+    try:
+        _write_ordered(json.load(sys.stdin.buffer))
+    except BaseException as error:  # noqa: BLE001  # after a failed write, HDF5 crashes at any orderly exit
+        reason = {"errno": getattr(error, "errno", None), "strerror": getattr(error, "strerror", None) or str(error)}
+        os.write(1, json.dumps(reason).encode())
+        os._exit(_CHILD_FAILED)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,94 @@
+"""What several commands share: the store option, output as JSON, and finding what a name means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import rich_click as click
+
+from ...errors import UsageError
+
+if TYPE_CHECKING:
+    from ...features.store import FeatureSet, Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_STORE = "vadx-store"
+
+
+def store_option(function: F) -> F:
+    """Add ``--store``: the folder of feature sets."""
+    return click.option(
+        "--store",
+        "-o",
+        "store",
+        type=click.Path(path_type=Path),
+        envvar="VADX_STORE",
+        default=Path(DEFAULT_STORE),
+        show_default=True,
+        help="The store.",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """Add ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(function)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document on stdout."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_table(headers: list[str], rows: list[list[str]]) -> None:
+    """Print a table on stdout that a person can read and a script can cut: columns parted by two spaces."""
+    widths = [max(len(row[i]) for row in [headers, *rows]) for i in range(len(headers))]
+    for row in [headers, *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def open_store(path: Path) -> Store:
+    """Open a store that must exist. Raises `UsageError` if there is none."""
+    from ...features.store import Store
+
+    if not path.is_dir():
+        msg = f"there is no store at {path}; give --store PATH, or make one: vadx extract videos/ --out {path}"
+        raise UsageError(msg)
+    return Store(path)
+
+
+def open_set(name: str, store: Path) -> FeatureSet:
+    """Open the feature set that a name means: a folder's path, or a prefix or preset in the store.
+
+    Raises
+    ------
+    UsageError
+        if it means none or several.
+    """
+    from ...features.store import FeatureSet
+
+    path = Path(name)
+    if (path / "recipe.json").is_file():
+        return FeatureSet(path)
+    try:
+        return open_store(store)[name]
+    except KeyError as error:
+        raise UsageError(str(error.args[0])) from error
+
+
+def choose_sets(name: str | None, store: Path) -> list[FeatureSet]:
+    """Open the named feature set, or every one of the store."""
+    return [open_set(name, store)] if name else open_store(store).sets()
+
+
+def human_bytes(count: float) -> str:
+    """Give a size with a unit: 1.5 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

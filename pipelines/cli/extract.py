@@ -1,0 +1,207 @@
+"""``vadx extract``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import rich_click as click
+
+from ...features import recipe as recipes
+from .common import DEFAULT_STORE, json_option
+
+if TYPE_CHECKING:
+    from ...features.store import FeatureSet
+    from ..extraction import Job
+    from ..inputs import Inputs
+    from ..plan import Plan
+    from ..progress import Tally
+    from ..run import RunLog
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("inputs", nargs=-1, required=True)
+@click.option("--backbone", "-b", help="The network: see `vadx backbones`.  [default: i3d]")
+@click.option("--preset", help="A whole named recipe; brings its backbone along.  [default: the backbone's]")
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    envvar="VADX_STORE",
+    default=Path(DEFAULT_STORE),
+    help="The store to write to.",
+)
+@click.option("--root", type=click.Path(path_type=Path, exists=True), help="Ids are paths below this folder.")
+@click.option("--clip-length", type=click.IntRange(min=1), help="Frames in a clip.")
+@click.option("--clip-stride", type=click.IntRange(min=1), help="Frames from one clip to the next.")
+@click.option("--crops", type=click.Choice(get_args(recipes.CropSet)), help="Crops of each frame.")
+@click.option("--tail", type=click.Choice(get_args(recipes.Tail)), help="What the last frames become.")
+@click.option("--precision", type=click.Choice(get_args(recipes.Precision)), help="Arithmetic of the network.")
+@click.option("--dtype", type=click.Choice(get_args(recipes.StoredDtype)), help="How features are stored.")
+@click.option("--weights", help="A name of `vadx weights ls`, a file, or random[:SEED].")
+@click.option("--device", "-d", default="auto", help="cpu, cuda, cuda:N, or auto.")
+@click.option("--batch", type=click.IntRange(min=1), help="Clips in a batch; fixed for a run.")
+@click.option("--limit", type=click.IntRange(min=0), help="Stop after so many videos that were still to do.")
+@click.option("--strict", is_flag=True, help="Refuse videos with any damage.")
+@click.option("--allow-partial", is_flag=True, help="Accept truncated and damaged videos as far as they go.")
+@click.option("--dry-run", "-n", is_flag=True, help="Only say what would be done, and why.")
+@click.option("--force", is_flag=True, help="Do every video again, and replace its shard.")
+@click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
+@click.option("--show-pred", is_flag=True, help="Print each video's five likeliest classes.")
+@json_option
+@click.option("--quiet", "-q", is_flag=True, help="Print only the ids of the videos that were stored.")
+@click.option("--verbose", "-v", is_flag=True, help="Print a line for every video.")
+@click.pass_context
+def extract(ctx: click.Context, /, **options: Any) -> int:
+    """Turn videos into clip features, kept in a store.
+
+    INPUTS are folders (searched for videos), files (always tried), globs, @list.txt (one path a line) or - (paths on
+    stdin). The same command again does only what is left; what is stored is never computed twice.
+
+    \b
+    vadx extract --backbone i3d videos/
+    vadx extract --preset xdviolence-i3d @train.txt --root /data/xd --out features/
+    vadx extract videos/ --crops ten --clip-stride 8 --dry-run
+    """
+    from ..config import check_context
+    from ..inputs import find_videos
+    from ..plan import Overrides, choose_preset, make_plan
+
+    check_context(ctx)
+    preset = choose_preset(options["backbone"], options["preset"])
+    found = find_videos(options["inputs"], root=options["root"])
+    overrides = Overrides(**{name: options[name] for name in Overrides.__slots__})
+    plan = make_plan(preset, overrides, options["weights"])
+    if options["dry_run"]:
+        return _dry_run(found, plan, options)
+    return _extract(found, plan, options)
+
+
+def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any]) -> int:
+    import msgspec
+
+    from ...features.store import Store
+    from ..progress import printable
+    from ..run import collision_outcome, dry_run
+
+    feature_set = Store(options["out"]).find(plan.recipe)
+    flags = {name: options[name] for name in ("force", "retry_failed", "strict", "allow_partial")}
+    counts: dict[str, int] = {}
+    for entry in found.colliding:
+        click.echo(printable(f"failed  {entry.id}  KEY_COLLISION: {collision_outcome(entry).message}"), err=True)
+    for line in dry_run(feature_set, found.entries, flags):
+        counts[line.action] = counts.get(line.action, 0) + 1
+        if options["as_json"]:
+            click.echo(msgspec.json.encode({"event": "plan", **msgspec.to_builtins(line)}).decode())
+        elif options["quiet"]:
+            click.echo(printable(line.id) if line.action in ("extract", "refresh") else "", nl=line.action != "current")
+        else:
+            click.echo(f"{line.action:<13} {printable(line.id)}  ({printable(line.reason)})")
+    summary = ", ".join(f"{count} {action}" for action, count in sorted(counts.items()))
+    where = feature_set.path if feature_set else f"{options['out']}/{plan.slug}-{plan.recipe.digest[:8]} (new)"
+    click.echo(f"{summary or 'nothing'} -> {where}; nothing was decoded or written", err=True)
+    return 0
+
+
+def _extract(found: Inputs, plan: Plan, options: dict[str, Any]) -> int:
+    from ...features.store import Store
+    from ..progress import make_display
+    from ..run import run_videos
+
+    store = Store(options["out"])
+    feature_set = store.create(plan.recipe, slug=plan.slug, preset=plan.preset_name, weights_name=plan.weights_name)
+    job = make_job(plan, feature_set, options)
+    talks = not (options["quiet"] or options["as_json"])
+    if talks:
+        _announce(found, plan, feature_set)
+    emit = click.echo if options["as_json"] else lambda _line: None
+    display = make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"])
+    tally, run_log = run_videos(found.entries, found.colliding, job, display=display, limit=options["limit"], emit=emit)
+    if options["quiet"]:
+        for outcome in tally.outcomes:
+            if outcome.status in ("done", "degraded"):
+                click.echo(outcome.id)
+    elif not options["as_json"]:
+        if options["show_pred"]:
+            _show_predictions(plan, feature_set, tally)
+        report(tally, run_log, feature_set)
+    return 3 if tally.failed else 0
+
+
+def make_job(plan: Plan, feature_set: FeatureSet, options: dict[str, Any]) -> Job:
+    """Give the job of a plan: the batch shape is settled here, once for the run."""
+    from ...extract.engine import DEFAULT_BATCH, pick_device
+    from ..extraction import Job
+
+    device = pick_device(options["device"])
+    return Job(
+        set_path=feature_set.path,
+        recipe=plan.recipe,
+        backbone=plan.backbone,
+        weights=plan.weights,
+        device=str(device),
+        batch=options["batch"] or DEFAULT_BATCH[device.type],
+        **{name: options[name] for name in ("force", "retry_failed", "strict", "allow_partial")},
+    )
+
+
+def _announce(found: Inputs, plan: Plan, feature_set: FeatureSet) -> None:
+    from ...extract.weights import WEIGHTS
+    from ..plan import prose
+
+    say(f"{plan.preset_name}: {prose(plan.recipe)}")
+    if plan.weights_name is not None:
+        say(f"weights {plan.weights_name} (sha256 {plan.recipe.weights[:12]}…) -> {feature_set.path}")
+        if WEIGHTS[plan.weights_name].caution:
+            say(WEIGHTS[plan.weights_name].caution)
+    elif plan.recipe.weights.startswith("random:"):
+        say(f"WARNING: {plan.recipe.weights} weights: these features mean nothing -> {feature_set.path}")
+    else:
+        say(f"weights from {plan.weights} (sha256 {plan.recipe.weights[:12]}…) -> {feature_set.path}")
+    passed = f"; {found.num_passed_over} other files passed over" if found.num_passed_over else ""
+    say(f"{len(found.entries) + len(found.colliding)} videos{passed}")
+
+
+def _show_predictions(plan: Plan, feature_set: FeatureSet, tally: Tally) -> None:
+    from ..predictions import predict
+
+    ids = [outcome.id for outcome in tally.outcomes if outcome.status != "failed"]
+    for identifier, classes in predict(feature_set, ids, plan.backbone, plan.weights):
+        click.echo(f"{identifier}: " + ", ".join(f"{name} {score:.3f}" for name, score in classes))
+
+
+def report(tally: Tally, run_log: RunLog, feature_set: FeatureSet) -> None:
+    """Print what became of a run: failures last but one, the summary last. The set's path goes to stdout."""
+    from ..progress import describe
+
+    for outcome in tally.outcomes:
+        if outcome.status == "degraded":
+            say(describe(outcome))
+    if tally.failed:
+        say(f"{len(tally.failed)} failed:")
+        for outcome in tally.failed:
+            before = " (failed before)" if outcome.reason == "failed before" else ""
+            say(f"  {describe(outcome)}{before}")
+    stored, current = tally.count("done", "degraded"), tally.count("current")
+    speed = ""
+    if tally.num_frames:
+        speed = (
+            f"; {tally.num_frames} frames in {tally.seconds:.1f} s, {tally.num_frames / tally.seconds:.0f} frames/s, "
+            f"{tally.video_seconds / tally.seconds:.1f} x real time"
+        )
+    degraded = f" ({tally.count('degraded')} degraded)" if tally.count("degraded") else ""
+    left = tally.num_videos - len(tally.outcomes)
+    waiting = f", {left} left" if left else ""
+    code = 3 if tally.failed else 0
+    ending = f" -> exit {code}; details: {run_log.path}; retry: the same command with --retry-failed" if code else ""
+    say(f"done: {stored} stored{degraded}, {current} current, {len(tally.failed)} failed{waiting}{speed}{ending}")
+    click.echo(str(feature_set.path))
+
+
+def say(text: str) -> None:
+    """Tell the person something, on stderr, whatever characters a file name put into it."""
+    from ..progress import printable
+
+    click.echo(printable(text), err=True)
+    sys.stderr.flush()

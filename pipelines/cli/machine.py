@@ -1,0 +1,171 @@
+"""``vadx probe``, ``doctor`` and ``backbones``."""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from ...errors import UsageError
+from .common import DEFAULT_STORE, json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from ...extract.library import Probe
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True)
+@click.option("--strict", is_flag=True, help="Count any damage as bad.")
+@json_option
+@click.option("--quiet", "-q", is_flag=True, help="Print the paths of bad videos only.")
+def probe(inputs: tuple[str, ...], strict: bool, as_json: bool, quiet: bool) -> int:
+    """Decode videos to their end and say what each is. Exit code 4 if one is bad.
+
+    INPUTS are as for `vadx extract`. With --json one line of JSON for each video.
+    """
+    import msgspec
+
+    from ...extract.library import probe_video
+    from ..inputs import find_videos
+
+    found = find_videos(inputs)
+    num_bad = 0
+    for entry in sorted([*found.entries, *found.colliding], key=lambda e: e.id):
+        result = probe_video(entry.path, strict=strict)
+        num_bad += result.code is not None
+        if as_json:
+            click.echo(msgspec.json.encode({"id": entry.id, **msgspec.to_builtins(result)}).decode())
+        elif not quiet:
+            _print_probe(result)
+        elif result.code is not None:
+            click.echo(result.path)
+    if not (as_json or quiet):
+        click.echo(f"{len(found.entries) + len(found.colliding)} videos, {num_bad} bad", err=True)
+    return 4 if num_bad else 0
+
+
+def _print_probe(result: Probe) -> None:
+    from ..progress import printable
+
+    if result.code is not None:
+        click.echo(f"error[{result.code}] {printable(result.message or '')}")
+        return
+    info, facts = result.info, result.facts
+    if info is None or facts is None:
+        return
+    rate = f"{info.fps:.3f} frames/s" + (" (variable)" if result.variable_rate else "")
+    declared = "none" if facts.num_frames_declared is None else facts.num_frames_declared
+    turned = f", turned {facts.rotation_degrees} degrees" if facts.rotation_degrees else ""
+    damage = "; ".join(facts.degradations()) or "sound"
+    click.echo(
+        f"{printable(result.path)}: {info.codec} in {info.container}, {facts.width}x{facts.height}{turned}, "
+        f"{info.file_bytes} bytes, {rate}, {facts.num_frames_decoded} frames decoded, {declared} declared: {damage}"
+    )
+
+
+@click.command()
+@click.argument("pattern", default="*")
+@json_option
+@click.option("--quiet", "-q", is_flag=True, help="Print names only.")
+def backbones(pattern: str, as_json: bool, quiet: bool) -> int:
+    """List networks, their presets and weights. PATTERN is a wildcard such as '*r2*'."""
+    from ...extract import weights as cache
+    from ...extract.backbones import backbones as table
+
+    rows = []
+    for spec in table().values():
+        if not fnmatch.fnmatch(spec.name, pattern):
+            continue
+        preset = spec.default_preset
+        name = preset.weights
+        rows.append(
+            {
+                "name": spec.name,
+                "title": spec.title,
+                "dim": spec.dim,
+                "clip": f"{preset.sampling.clip_length} every {preset.sampling.clip_stride}",
+                "presets": [p.name for p in spec.presets],
+                "weights": name,
+                "present": name is not None and cache.record_of(name) is not None,
+                "licence": spec.licence,
+            }
+        )
+    if not rows:
+        msg = f"no backbone matches {pattern!r}; there are: {', '.join(table())}"
+        raise UsageError(msg)
+    if as_json:
+        print_json(rows)
+    elif quiet:
+        for row in rows:
+            click.echo(row["name"])
+    else:
+        print_table(["NAME", "NETWORK", "DIM", "CLIP", "WEIGHTS", "HERE", "PRESETS", "LICENCE"], _cells(rows))
+    return 0
+
+
+def _cells(rows: list[dict[str, Any]]) -> list[list[str]]:
+    return [
+        [
+            row["name"],
+            row["title"],
+            str(row["dim"]),
+            row["clip"],
+            row["weights"] or "random only",
+            "yes" if row["present"] else "no",
+            ", ".join(row["presets"]),
+            row["licence"],
+        ]
+        for row in rows
+    ]
+
+
+@click.command()
+@click.option(
+    "--store",
+    "-o",
+    type=click.Path(path_type=Path),
+    envvar="VADX_STORE",
+    default=Path(DEFAULT_STORE),
+    help="The store.",
+)
+@click.option("--settings", is_flag=True, help="Print every setting of extract, and where it comes from.")
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, store: Path, settings: bool, as_json: bool) -> int:
+    """Check this machine, and say what to mend. Exit code 4 if something that is installed is broken."""
+    if settings:
+        return _print_settings(ctx, as_json=as_json)
+    from ..doctor import examine
+
+    findings = examine(store)
+    broken = [finding for finding in findings if finding.state == "broken"]
+    if as_json:
+        import msgspec
+
+        print_json([msgspec.to_builtins(finding) for finding in findings])
+    else:
+        marks = {"ok": "ok    ", "absent": "-     ", "broken": "BROKEN"}
+        for finding in findings:
+            fix = f"  -> {finding.fix}" if finding.fix else ""
+            click.echo(f"{marks[finding.state]}  {finding.what:<12}  {finding.evidence}{fix}")
+    return 4 if broken else 0
+
+
+def _print_settings(ctx: click.Context, *, as_json: bool) -> int:
+    from ..config import list_settings, settings_file
+    from . import COMMANDS
+    from .extract import extract
+
+    found = list_settings(ctx, extract, COMMANDS)
+    if as_json:
+        print_json([{"name": s.name, "value": _plain(s.value), "origin": s.origin} for s in found])
+        return 0
+    print_table(["SETTING", "VALUE", "FROM"], [[s.name, str(_plain(s.value)), s.origin] for s in found])
+    click.echo(f"settings file: {settings_file() or 'none (vadx.toml, or [tool.vadx] in pyproject.toml)'}", err=True)
+    return 0
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value

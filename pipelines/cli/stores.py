@@ -1,0 +1,262 @@
+"""``vadx ls``, ``info``, ``verify`` and ``gc``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from ...errors import UsageError
+from .common import choose_sets, human_bytes, json_option, open_set, print_json, print_table, store_option
+
+if TYPE_CHECKING:
+    from ...features.store import FeatureSet
+    from ...features.timeline import ClipFeatures
+
+DAY_HOURS = 24.0
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("feature_set", required=False, metavar="[SET]")
+@store_option
+@json_option
+@click.option("--quiet", "-q", is_flag=True, help="Print names or ids only.")
+def ls(feature_set: str | None, store: Path, as_json: bool, quiet: bool) -> int:
+    """List feature sets, or the videos of one.
+
+    SET is any unique prefix of a set's name, its preset, or its folder.
+
+    \b
+    vadx ls                    the sets of ./vadx-store
+    vadx ls i3d                the videos of the one set that begins with i3d
+    vadx ls i3d -q | wc -l     how many there are
+    """
+    if feature_set is None:
+        _list_sets(store, as_json=as_json, quiet=quiet)
+    else:
+        _list_videos(open_set(feature_set, store), as_json=as_json, quiet=quiet)
+    return 0
+
+
+def _list_sets(store: Path, *, as_json: bool, quiet: bool) -> None:
+    sets = choose_sets(None, store)
+    if quiet:
+        for item in sets:
+            click.echo(item.name)
+        return
+    rows = [_set_summary(item) for item in sets]
+    if as_json:
+        print_json(rows)
+        return
+    headers = ["SET", "PRESET", "VIDEOS", "FAILED", "CLIPS", "CROPS x DIM", "HOURS", "SIZE"]
+    table = [
+        [
+            row["name"],
+            row["preset"] or "",
+            str(row["videos"]),
+            str(row["failed"]),
+            str(row["clips"]),
+            row["shape"],
+            f"{row['hours']:.2f}",
+            human_bytes(row["bytes"]),
+        ]
+        for row in rows
+    ]
+    print_table(headers, table)
+
+
+def _set_summary(item: FeatureSet) -> dict[str, Any]:
+    summaries = item.summaries().values()
+    shapes = sorted({f"{s.num_crops} x {s.dim}" for s in summaries})
+    return {
+        "name": item.name,
+        "preset": item.preset,
+        "weights": item.weights_name or item.recipe.weights,
+        "videos": len(summaries),
+        "failed": len(item.failures()),
+        "clips": sum(s.num_clips for s in summaries),
+        "shape": ", ".join(shapes) or "-",
+        "hours": sum(s.seconds for s in summaries) / 3600,
+        "bytes": sum(s.bytes for s in summaries),
+    }
+
+
+def _list_videos(item: FeatureSet, *, as_json: bool, quiet: bool) -> None:
+    import msgspec
+
+    from ..progress import printable
+
+    summaries = item.summaries()
+    if quiet:
+        for identifier in summaries:
+            click.echo(identifier)
+    elif as_json:
+        failed = [{"id": f.id, "code": f.code, "path": f.path} for f in item.failures()]
+        print_json({"videos": [msgspec.to_builtins(s) for s in summaries.values()], "failed": failed})
+    else:
+        rows = [
+            [
+                printable(s.id),
+                f"{s.num_clips} x {s.num_crops} x {s.dim}",
+                str(s.num_frames),
+                f"{s.seconds:.1f}",
+                "degraded" if s.degraded else "",
+            ]
+            for s in summaries.values()
+        ]
+        rows += [[printable(f.id), "-", "-", "-", f.code] for f in item.failures()]
+        print_table(["ID", "CLIPS x CROPS x DIM", "FRAMES", "SECONDS", "NOTE"], rows)
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("feature_set", metavar="SET")
+@click.argument("identifier", required=False, metavar="[ID]")
+@store_option
+@json_option
+def info(feature_set: str, identifier: str | None, store: Path, as_json: bool) -> int:
+    """Say what a feature set, or one video in it, is.
+
+    \b
+    vadx info i3d                        the recipe, as prose
+    vadx info i3d Abuse/Abuse001_x264    one video
+    """
+    item = open_set(feature_set, store)
+    if identifier is not None:
+        _info_video(item, identifier, as_json=as_json)
+    elif as_json:
+        extra = {"digest": item.digest, "recipe": item.recipe.to_mapping(), "path": str(item.path)}
+        print_json({**_set_summary(item), **extra})
+    else:
+        _info_set(item)
+    return 0
+
+
+def _info_set(item: FeatureSet) -> None:
+    from ..plan import prose
+
+    summary = _set_summary(item)
+    click.echo(item.name)
+    click.echo(f"  {prose(item.recipe)}")
+    click.echo(f"  preset   {item.preset}")
+    click.echo(f"  weights  {item.weights_name or 'not of the table'}, sha256 {item.recipe.weights}")
+    click.echo(f"  digest   {item.digest}")
+    click.echo(f"  holds    {summary['videos']} videos, {summary['clips']} clips, {human_bytes(summary['bytes'])}")
+    click.echo(f"  failed   {summary['failed']}")
+    click.echo(f"  folder   {item.path}")
+
+
+def _info_video(item: FeatureSet, identifier: str, *, as_json: bool) -> None:
+    import msgspec
+
+    try:
+        features = item[identifier]
+    except KeyError as error:
+        record = item.failure(identifier)
+        if record is None:
+            raise UsageError(str(error.args[0])) from error
+        click.echo(f"{identifier}: failed, {record.code}: {record.evidence}")
+        return
+    path = item.shard_path(identifier)
+    if as_json:
+        facts = msgspec.to_builtins(features.facts)
+        print_json(
+            {
+                "id": identifier,
+                "shard": str(path),
+                "shape": features.values.shape,
+                "dtype": features.values.dtype.name,
+                "facts": facts,
+                "num_padded_frames": features.num_padded_frames,
+                "provenance": features.provenance,
+            }
+        )
+        return
+    _print_video(identifier, features, path)
+
+
+def _print_video(identifier: str, features: ClipFeatures, path: Path) -> None:
+    from ..progress import printable
+
+    facts = features.facts
+    first, last = features.seconds[0, 0], features.seconds[-1, 1]
+    click.echo(printable(identifier))
+    click.echo(
+        f"  features  {' x '.join(map(str, features.values.shape))} (clip, crop, feature) {features.values.dtype}"
+    )
+    click.echo(
+        f"  video     {facts.width}x{facts.height}, {facts.fps:.3f} frames/s, {facts.codec} in {facts.container}"
+    )
+    click.echo(f"  frames    {facts.num_frames_decoded} decoded, {facts.num_frames_declared} declared")
+    click.echo(f"  time      {first:.3f} to {last:.3f} s ({facts.time_source})")
+    click.echo(f"  padding   {features.num_padded_frames} frames made by the tail rule")
+    click.echo(f"  turned    {facts.rotation_degrees} degrees clockwise")
+    click.echo(f"  damage    {'; '.join(facts.degradations()) or 'none'}")
+    click.echo(f"  made by   {', '.join(f'{k} {v}' for k, v in features.provenance.items())}")
+    click.echo(f"  shard     {path}")
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("feature_set", required=False, metavar="[SET]")
+@store_option
+@json_option
+@click.option("--quick", is_flag=True, help="Check headers and sizes only; the full check hashes every byte.")
+@click.option("--quiet", "-q", is_flag=True, help="Print the paths of damaged shards only.")
+def verify(feature_set: str | None, store: Path, as_json: bool, quick: bool, quiet: bool) -> int:
+    """Check every shard of a store, or of one SET. Exit code 4 if one is damaged.
+
+    A damaged shard is made again by the same extract command that made it.
+    """
+    from ...features.shard import DAMAGE
+
+    num_shards = 0
+    findings: list[dict[str, str]] = []
+    for item in choose_sets(feature_set, store):
+        for path, error in item.verify(full=not quick):
+            num_shards += 1
+            if error is not None:
+                findings.append({"path": str(path), "damage": error.damage, "evidence": error.evidence})
+    if as_json:
+        print_json({"shards": num_shards, "damaged": findings, "check": "quick" if quick else "full"})
+    else:
+        for finding in findings:
+            if quiet:
+                click.echo(finding["path"])
+            else:
+                meaning = DAMAGE[finding["damage"]]
+                click.echo(f"{finding['path']}: {finding['damage']} ({meaning}): {finding['evidence']}")
+        check = "quick check" if quick else "full check"
+        ending = "; the extract command that made them makes them again" if findings else ""
+        click.echo(f"{num_shards} shards, {len(findings)} damaged ({check}){ending}", err=True)
+    return 4 if findings else 0
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("feature_set", required=False, metavar="[SET]")
+@store_option
+@json_option
+@click.option("--older-than", type=click.FloatRange(min=0), default=DAY_HOURS, help="Hours since it was last written.")
+@click.option("--yes", is_flag=True, help="Sweep; without it, only list.")
+def gc(feature_set: str | None, store: Path, as_json: bool, older_than: float, yes: bool) -> int:
+    """Sweep what killed runs left behind in tmp/, and failures of videos that were stored since.
+
+    A file younger than --older-than may belong to a run that is going on, here or on another machine, and stays.
+    """
+    from ..sweep import find_leftovers, sweep
+
+    rows = []
+    for item in choose_sets(feature_set, store):
+        for leftover in find_leftovers(item, time.time() - older_than * 3600):
+            swept = yes and leftover.may_go and sweep(item, leftover)
+            rows.append({**leftover.row(), "swept": swept})
+    if as_json:
+        print_json(rows)
+        return 0
+    for row in rows:
+        verb = "swept" if row["swept"] else ("would sweep" if row["may_go"] else "stays")
+        click.echo(f"{verb}: {row['path']} ({human_bytes(row['bytes'])}): {row['reason']}")
+    waiting = sum(row["may_go"] and not row["swept"] for row in rows)
+    hint = "; to sweep them, add --yes" if waiting else ""
+    click.echo(f"{len(rows)} left behind, {sum(row['swept'] for row in rows)} swept{hint}", err=True)
+    return 0

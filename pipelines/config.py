@@ -1,0 +1,124 @@
+"""Settings from TOML: ``./vadx.toml``, else ``[tool.vadx]`` of ``./pyproject.toml``.
+
+Order: option, environment (``VADX_EXTRACT_BATCH``), file, default. A table a command: ``[extract]`` with
+``batch = 4``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import rich_click as click
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One option's value and where it comes from: an environment variable, a file, or ``default``."""
+
+    command: str
+    name: str
+    value: object
+    origin: str
+
+
+def settings_file() -> Path | None:
+    """Give the file that settings are read from, None if there is none."""
+    named = os.environ.get("VADX_CONFIG")
+    if named:
+        return Path(named)
+    if Path("vadx.toml").is_file():
+        return Path("vadx.toml")
+    project = Path("pyproject.toml")
+    if project.is_file() and "vadx" in _read(project).get("tool", {}):
+        return project
+    return None
+
+
+def default_map(commands: Iterable[str]) -> dict[str, Any]:
+    """Give click's default map: command -> option -> value.
+
+    Raises
+    ------
+    UsageError
+        if the file is not TOML, or names a command that does not exist.
+    """
+    path = settings_file()
+    if path is None:
+        return {}
+    raw = _read(path)
+    settings = raw.get("tool", {}).get("vadx", {}) if path.name == "pyproject.toml" else raw
+    known = set(commands)
+    for name, table in settings.items():
+        if name not in known or not isinstance(table, dict):
+            raise UsageError(_unknown(path, name, known))
+    return {command: {key.replace("-", "_"): v for key, v in table.items()} for command, table in settings.items()}
+
+
+def check_options(path: Path, command: click.Command, table: Mapping[str, Any]) -> None:
+    """Refuse settings of a command that it has no option for.
+
+    Raises
+    ------
+    UsageError
+        naming the nearest option.
+    """
+    known = {parameter.name for parameter in command.params if parameter.name}
+    for name in table:
+        if name not in known:
+            raise UsageError(_unknown(path, f"{command.name}.{name}", {f"{command.name}.{k}" for k in known}))
+
+
+def check_context(ctx: click.Context) -> None:
+    """Check the settings that apply to the command of a context. Raises `UsageError` as `check_options`."""
+    path = settings_file()
+    if path is not None and ctx.default_map:
+        check_options(path, ctx.command, ctx.default_map)
+
+
+def list_settings(ctx: click.Context, command: click.Command, commands: Iterable[str]) -> list[Setting]:
+    """Give every option of a command with its value and origin, as a run without options would see it."""
+    name = command.name or ""
+    table = default_map(commands).get(name, {})
+    found = []
+    for parameter in command.params:
+        if parameter.name is None or parameter.param_type_name != "option":
+            continue
+        variables = [parameter.envvar] if isinstance(parameter.envvar, str) else list(parameter.envvar or [])
+        variables.append(f"VADX_{name}_{parameter.name}".upper())
+        in_environment = next((v for v in variables if os.environ.get(v)), None)
+        if in_environment:
+            found.append(Setting(name, parameter.name, os.environ[in_environment], in_environment))
+        elif parameter.name in table:
+            found.append(Setting(name, parameter.name, table[parameter.name], str(settings_file())))
+        else:
+            default = parameter.get_default(ctx)
+            found.append(Setting(name, parameter.name, default if _is_plain(default) else None, "default"))
+    return found
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str | int | float | bool | Path)
+
+
+def _unknown(path: Path, name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{path}: there is no setting {name!r}{hint}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        msg = f"{path} cannot be read as TOML: {error}"
+        raise UsageError(msg) from error

@@ -1,0 +1,274 @@
+"""What a person, a script and a log see of a run: a live display on a terminal, JSON lines or plain lines off it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.progress import TaskID
+
+    from .extraction import Outcome
+    from .inputs import Entry
+
+PLAIN_LINE_SECONDS = 30.0
+
+
+class StartEvent(msgspec.Struct, tag_field="event", tag="start", frozen=True, omit_defaults=True):
+    """A run begins. ``run`` is its name; ``feature_set`` the folder it writes to."""
+
+    run: str
+    feature_set: str
+    recipe_digest: str
+    num_videos: int
+    batch: int
+    device: str
+
+
+class VideoEvent(msgspec.Struct, tag_field="event", tag="video", frozen=True, omit_defaults=True):
+    """One video is settled. ``status`` is done, current, degraded or failed; ``code`` is stable when failed."""
+
+    id: str
+    path: str
+    status: str
+    reason: str
+    code: str | None = None
+    message: str | None = None
+    num_frames: int = 0
+    num_clips: int = 0
+    video_seconds: float = 0.0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    retriable: bool = False
+
+
+class SummaryEvent(msgspec.Struct, tag_field="event", tag="summary", frozen=True):
+    """A run ended with ``exit_code``."""
+
+    run: str
+    done: int
+    degraded: int
+    current: int
+    failed: int
+    left: int
+    num_frames: int
+    seconds: float
+    exit_code: int
+
+
+def video_event(outcome: Outcome) -> VideoEvent:
+    """Give the event of an outcome."""
+    return VideoEvent(**{name: getattr(outcome, name) for name in VideoEvent.__struct_fields__})
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of a run as it goes on."""
+
+    num_videos: int
+    outcomes: list[Outcome] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    def count(self, *statuses: str) -> int:
+        return sum(outcome.status in statuses for outcome in self.outcomes)
+
+    @property
+    def failed(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.status == "failed"]
+
+    @property
+    def num_frames(self) -> int:
+        return sum(outcome.num_frames for outcome in self.outcomes)
+
+    @property
+    def video_seconds(self) -> float:
+        return sum(outcome.video_seconds for outcome in self.outcomes)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+
+class Display(Protocol):
+    """What a run tells while it goes on."""
+
+    def start(self, entries: Sequence[Entry]) -> None: ...
+    def frames(self, entry: Entry, num_frames: int) -> None: ...
+    def end(self, outcome: Outcome, tally: Tally) -> None: ...
+    def stop(self) -> None: ...
+
+
+class QuietDisplay:
+    """Says nothing."""
+
+    def start(self, entries: Sequence[Entry]) -> None: ...
+    def frames(self, entry: Entry, num_frames: int) -> None: ...
+    def end(self, outcome: Outcome, tally: Tally) -> None: ...
+    def stop(self) -> None: ...
+
+
+class PlainDisplay(QuietDisplay):
+    """A line now and then, for logs. With ``verbose`` a line for every video."""
+
+    def __init__(self, *, verbose: bool = False) -> None:
+        self._verbose = verbose
+        self._last = time.perf_counter()
+        self._frames_before = 0
+        self._running = 0
+        self._num_videos = 0
+        self._started = self._last
+
+    def start(self, entries: Sequence[Entry]) -> None:
+        self._num_videos = len(entries)
+        self._started = self._last = time.perf_counter()
+
+    def frames(self, entry: Entry, num_frames: int) -> None:
+        self._running = num_frames
+        now = time.perf_counter()
+        if now - self._last >= PLAIN_LINE_SECONDS:
+            self._last = now
+            total = self._frames_before + num_frames
+            print(
+                f"{entry.id}: frame {num_frames}; {total} frames in all, {total / (now - self._started):.0f} frames/s",
+                file=sys.stderr,
+            )
+
+    def end(self, outcome: Outcome, tally: Tally) -> None:
+        self._frames_before += self._running
+        self._running = 0
+        if self._verbose or outcome.status == "failed":
+            print(f"[{len(tally.outcomes)}/{self._num_videos}] {describe(outcome)}", file=sys.stderr)
+
+
+class RichDisplay(QuietDisplay):
+    """An overall bar by frames with ETA and speed, and a line for each running video."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            ProgressColumn,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.text import Text
+
+        class Speed(ProgressColumn):
+            """Frames a second; with the video time it is worth, how many times real time."""
+
+            def render(self, task: object) -> Text:
+                fields = getattr(task, "fields", {})
+                return Text(str(fields.get("speed", "")))
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            Speed(),
+            TimeRemainingColumn(compact=True),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._sizes: dict[str, int] = {}
+        self._seen_bytes = 0
+        self._seen_frames = 0
+        self._overall = self._progress.add_task("Overall", total=None)
+        self._videos: dict[str, tuple[TaskID, float, int | None]] = {}
+        self._started = time.perf_counter()
+
+    def start(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            try:
+                self._sizes[entry.id] = entry.path.stat().st_size if entry.path.is_file() else 0
+            except OSError:
+                self._sizes[entry.id] = 0
+        self._progress.start()
+
+    def frames(self, entry: Entry, num_frames: int) -> None:
+        if entry.id not in self._videos:
+            declared = _declared_frames(entry)
+            task = self._progress.add_task(printable(entry.id), total=declared)
+            self._videos[entry.id] = (task, time.perf_counter(), declared)
+        task, began, total = self._videos[entry.id]
+        now = time.perf_counter()
+        self._progress.update(
+            task,
+            completed=num_frames,
+            total=max(total, num_frames) if total else None,
+            speed=f"{num_frames / max(now - began, 1e-9):.0f} frames/s",
+        )
+        done = self._seen_frames + num_frames
+        self._progress.update(
+            self._overall,
+            completed=done,
+            total=self._expected_frames(entry, num_frames, total),
+            speed=f"{done / max(now - self._started, 1e-9):.0f} frames/s",
+        )
+
+    def end(self, outcome: Outcome, tally: Tally) -> None:
+        if outcome.id in self._videos:
+            self._progress.remove_task(self._videos.pop(outcome.id)[0])
+        self._seen_frames += outcome.num_frames
+        self._seen_bytes += self._sizes.pop(outcome.id, 0)
+        speed = f"×{tally.video_seconds / max(tally.seconds, 1e-9):.1f} real time"
+        description = f"Overall {len(tally.outcomes)}/{tally.num_videos}"
+        self._progress.update(self._overall, description=description, completed=self._seen_frames, speed=speed)
+        if outcome.status == "failed":
+            self._progress.console.print(describe(outcome), style="red", markup=False, highlight=False)
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+    def _expected_frames(self, entry: Entry, num_frames: int, declared: float | None) -> float | None:
+        """Estimate all frames of the run: those seen, and for bytes not yet opened the frames a byte seen so far."""
+        own = max(declared or 0.0, num_frames)
+        seen_bytes = self._seen_bytes + self._sizes.get(entry.id, 0)
+        seen_frames = self._seen_frames + own
+        waiting = sum(size for name, size in self._sizes.items() if name != entry.id)
+        return seen_frames + waiting * seen_frames / seen_bytes if seen_bytes else None
+
+
+def _declared_frames(entry: Entry) -> int | None:
+    from ..errors import VideoError
+    from ..extract.video import VideoReader
+
+    try:
+        with VideoReader(entry.path) as reader:
+            info = reader.info
+    except VideoError:
+        return None
+    if info.num_frames_declared is None and info.duration_seconds:
+        return round(info.duration_seconds * info.fps)
+    return info.num_frames_declared
+
+
+def make_display(*, json_lines: bool, quiet: bool, verbose: bool) -> Display:
+    """Choose what fits where the output goes."""
+    if quiet or json_lines:
+        return QuietDisplay()
+    if sys.stderr.isatty() and not verbose:
+        return RichDisplay()
+    return PlainDisplay(verbose=verbose)
+
+
+def describe(outcome: Outcome) -> str:
+    """Say in one line what became of a video."""
+    if outcome.status == "failed":
+        return f"error[{outcome.code}] {printable(outcome.message or '')}"
+    notes = f" ({'; '.join(outcome.notes)})" if outcome.notes else ""
+    if outcome.status == "current":
+        return f"current {printable(outcome.id)}"
+    return f"{outcome.status} {printable(outcome.id)}: {outcome.num_frames} frames, {outcome.num_clips} clips{notes}"
+
+
+def printable(text: str) -> str:
+    """Make a name harmless on a terminal: control characters and undecodable bytes are shown as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -1,0 +1,185 @@
+"""One execution of ``vadx extract`` on a store: every video in turn, and a record of what was done."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..errors import Stopped, StoreWriteError
+from ..features.index import load_index
+from ..features.store import FeatureSet
+from .extraction import Outcome, process_video
+from .progress import StartEvent, SummaryEvent, Tally, video_event
+from .source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from .extraction import Job
+    from .inputs import Entry
+    from .progress import Display
+
+log = logging.getLogger(__name__)
+
+COLLISION = "its id {id!r} is also that of another input (letter case does not count)"
+
+
+@dataclass(frozen=True, slots=True)
+class DryRunLine:
+    """What a run would do with one video: the verb of `features.store.Decision`, or ``failed``."""
+
+    id: str
+    path: str
+    action: str
+    reason: str
+
+
+class RunLog:
+    """``runs/<run>.jsonl``: appended to, informative. A disk that refuses it costs the log, not the run."""
+
+    def __init__(self, feature_set: FeatureSet) -> None:
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        self.name = f"{stamp}-{secrets.token_hex(3)}"
+        self.path = feature_set.path / "runs" / f"{self.name}.jsonl"
+        self._refused = False
+
+    def write(self, event: msgspec.Struct) -> bytes:
+        """Append an event; gives its JSON."""
+        line = msgspec.json.encode(event)
+        if not self._refused:
+            try:
+                descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+                try:
+                    os.write(descriptor, line + b"\n")
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                self._refused = True
+                log.warning("%s cannot be written (%s); the run goes on without it", self.path, error.strerror)
+        return line
+
+
+def collision_outcome(entry: Entry) -> Outcome:
+    """Give the outcome of a video whose id is not its own."""
+    evidence = COLLISION.format(id=entry.id)
+    message = f"{entry.path}: {evidence}. No features were written. Rename one of them, or give --root."
+    return Outcome(entry.id, str(entry.path), "failed", "tried", "KEY_COLLISION", message)
+
+
+def dry_run(feature_set: FeatureSet | None, entries: Sequence[Entry], options: dict[str, bool]) -> Iterator[DryRunLine]:
+    """Say for every video what a run would do, and why. Decodes nothing, writes nothing."""
+    from ..errors import VideoError
+    from ..extract.files import check_file
+
+    hints = load_index(feature_set.index_path).sources if feature_set else {}
+    for entry in entries:
+        source = Source(entry.path, hints.get(str(entry.path.absolute())))
+        try:
+            check_file(entry.path)
+            if feature_set is None:
+                yield DryRunLine(entry.id, str(entry.path), "extract", "new")
+                continue
+            decision = feature_set.action(entry.id, source, **options)
+        except VideoError as error:
+            yield DryRunLine(entry.id, str(entry.path), "failed", f"{error.code}: {error.evidence}")
+        else:
+            yield DryRunLine(entry.id, str(entry.path), decision.verb, decision.reason)
+
+
+def run_videos(
+    entries: Sequence[Entry],
+    colliding: Sequence[Entry],
+    job: Job,
+    *,
+    display: Display,
+    limit: int | None = None,
+    emit: Callable[[bytes], Any] = lambda _line: None,
+) -> tuple[Tally, RunLog]:
+    """Do what every video still needs.
+
+    ``limit`` ends the run after so many videos that had to be worked on. ``emit`` is given every event as one line of
+    JSON. What is finished stays finished, however the run ends.
+
+    Raises
+    ------
+    StoreWriteError, WeightsError, Stopped
+        if the run cannot go on; the summary is written all the same.
+    """
+    feature_set = FeatureSet(job.set_path)
+    hints = load_index(feature_set.index_path).sources
+    run_log = RunLog(feature_set)
+    tally = Tally(len(entries) + len(colliding))
+    start = StartEvent(run_log.name, str(job.set_path), feature_set.digest, tally.num_videos, job.batch, job.device)
+    emit(run_log.write(start))
+    new_hints: dict[str, tuple[int, int, str]] = {}
+    exit_code = 1
+    display.start(entries)
+    try:
+        for outcome in _outcomes(entries, colliding, job, hints, display, limit):
+            tally.outcomes.append(outcome)
+            if outcome.hint is not None:
+                new_hints[str(Path(outcome.path).absolute())] = outcome.hint
+            display.end(outcome, tally)
+            emit(run_log.write(video_event(outcome)))
+        exit_code = 3 if tally.failed else 0
+    except (Stopped, StoreWriteError) as error:
+        exit_code = error.exit_code
+        raise
+    except KeyboardInterrupt:
+        exit_code = 130
+        raise
+    finally:
+        display.stop()
+        # The index is derived: a disk that refuses it must not hide why the run ended.
+        with suppress(StoreWriteError):
+            feature_set.save_index(new_hints)
+        emit(run_log.write(_summary(tally, run_log.name, exit_code)))
+    return tally, run_log
+
+
+def _outcomes(
+    entries: Sequence[Entry],
+    colliding: Sequence[Entry],
+    job: Job,
+    hints: dict[str, tuple[int, int, str]],
+    display: Display,
+    limit: int | None,
+) -> Iterator[Outcome]:
+    for entry in colliding:
+        yield collision_outcome(entry)
+    worked_on = 0
+    for entry in entries:
+        if limit is not None and worked_on >= limit:
+            return
+        outcome = process_video(
+            entry,
+            job,
+            hint=hints.get(str(entry.path.absolute())),
+            on_frames=lambda count, entry=entry: display.frames(entry, count),  # type: ignore[misc]
+        )
+        worked_on += outcome.status in ("done", "degraded") or (
+            outcome.status == "failed" and outcome.reason != "failed before"
+        )
+        yield outcome
+
+
+def _summary(tally: Tally, run: str, exit_code: int) -> SummaryEvent:
+    return SummaryEvent(
+        run=run,
+        done=tally.count("done"),
+        degraded=tally.count("degraded"),
+        current=tally.count("current"),
+        failed=tally.count("failed"),
+        left=tally.num_videos - len(tally.outcomes),
+        num_frames=tally.num_frames,
+        seconds=round(tally.seconds, 3),
+        exit_code=exit_code,
+    )

@@ -1,0 +1,5 @@
+"""``python -m vadx``."""
+
+from .pipelines.cli import main
+
+main()
