@@ -52,8 +52,9 @@ def check_file(path: Path) -> os.stat_result:
     name = str(path)
     try:
         status = path.stat()
-    except FileNotFoundError as error:
-        what = "a symbolic link to nothing" if path.is_symlink() else "no such file"
+    except (FileNotFoundError, ValueError) as error:
+        # ValueError: a NUL in the name, which no file can have.
+        what = "a symbolic link to nothing" if "\0" not in name and path.is_symlink() else "no such file"
         raise VideoError("VIDEO_MISSING", name, what) from error
     except OSError as error:
         raise VideoError("VIDEO_UNREADABLE", name, error.strerror or str(error)) from error

@@ -238,17 +238,6 @@ def open_shard(path: Path) -> ShardContent:
     return ShardContent(identifier, features, header)
 
 
-def read_id(path: Path) -> str:
-    """Read the video id of a shard, and nothing else of its image. Raises as `open_shard`."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return str(file.attrs["id"])
-    except FileNotFoundError:
-        raise
-    except (OSError, RuntimeError, KeyError) as error:
-        raise ShardError(str(path), "structure", "the HDF5 image cannot be read") from error
-
-
 _DATASETS: Mapping[str, tuple[str, ...]] = {
     "features": ("clip", "crop", "feature"),
     "frames": ("clip", "bound"),

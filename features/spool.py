@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import StoreWriteError
 from .publish import preallocate, temporary_name, write_error
 from .shard import HEADER_BYTES, MEMORY_IMAGE_BYTES, ClipBlock, build_shard, image_attributes, make_header, write_image
-from .timeline import ClipFeatures
+from .timeline import ClipFeatures, check_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -79,10 +79,15 @@ class ClipSpool:
 
         Raises
         ------
+        FeatureError
+            if a value is not finite in the stored type.
         StoreWriteError
             if the disk refused.
         """
-        block = values.astype(self._dtype, copy=False)
+        # float16 ends at 65504.
+        with np.errstate(over="ignore"):
+            block = values.astype(self._dtype, copy=False)
+        check_finite(block)
         self._shape = (self._shape[0] + block.shape[0], block.shape[1], block.shape[2])
         self._num_bytes += block.nbytes
         self._blocks.append(block)

@@ -229,7 +229,8 @@ class FeatureSet(Mapping[str, ClipFeatures]):
             published = publish_file(shard, final, replace=replace)
         else:
             published = publish_bytes(shard, final, self.tmp, replace=replace)
-        with suppress(FileNotFoundError):
+        # The shard counts, whatever record stands beside it; gc sweeps one that cannot be removed now.
+        with suppress(OSError):
             self.failure_path(identifier).unlink()
         return published
 
@@ -287,7 +288,7 @@ class Store:
     Raises
     ------
     StoreError
-        if ``path`` is a file, or holds something that is no store.
+        if ``path`` is a file.
     """
 
     def __init__(self, path: str | Path) -> None:

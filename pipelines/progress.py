@@ -151,37 +151,23 @@ class RichDisplay(QuietDisplay):
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            ProgressColumn,
-            TaskProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-        from rich.text import Text
-
-        class Speed(ProgressColumn):
-            """Frames a second; with the video time it is worth, how many times real time."""
-
-            def render(self, task: object) -> Text:
-                fields = getattr(task, "fields", {})
-                return Text(str(fields.get("speed", "")))
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
-            Speed(),
+            TextColumn("{task.fields[speed]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=Console(stderr=True),
             transient=True,
         )
+        self._overall = self._progress.add_task("Overall", total=None, speed="")
         self._sizes: dict[str, int] = {}
+        self._running: dict[str, _Running] = {}
         self._seen_bytes = 0
         self._seen_frames = 0
-        self._overall = self._progress.add_task("Overall", total=None)
-        self._videos: dict[str, tuple[TaskID, float, int | None]] = {}
+        self._seen_seconds = 0.0
         self._started = time.perf_counter()
 
     def start(self, entries: Sequence[Entry]) -> None:
@@ -190,53 +176,66 @@ class RichDisplay(QuietDisplay):
                 self._sizes[entry.id] = entry.path.stat().st_size if entry.path.is_file() else 0
             except OSError:
                 self._sizes[entry.id] = 0
+        self._started = time.perf_counter()
         self._progress.start()
 
     def frames(self, entry: Entry, num_frames: int) -> None:
-        if entry.id not in self._videos:
-            declared = _declared_frames(entry)
-            task = self._progress.add_task(printable(entry.id), total=declared)
-            self._videos[entry.id] = (task, time.perf_counter(), declared)
-        task, began, total = self._videos[entry.id]
+        if entry.id not in self._running:
+            declared, fps = _declared(entry)
+            task = self._progress.add_task(printable(entry.id), total=declared, speed="")
+            self._running[entry.id] = _Running(task, declared, fps, time.perf_counter())
+        running = self._running[entry.id]
         now = time.perf_counter()
         self._progress.update(
-            task,
+            running.task,
             completed=num_frames,
-            total=max(total, num_frames) if total else None,
-            speed=f"{num_frames / max(now - began, 1e-9):.0f} frames/s",
+            total=max(running.num_declared, num_frames) if running.num_declared else None,
+            speed=f"{num_frames / max(now - running.began, 1e-9):.0f} frames/s",
         )
-        done = self._seen_frames + num_frames
+        elapsed = max(now - self._started, 1e-9)
+        frames = self._seen_frames + num_frames
+        seconds = self._seen_seconds + (num_frames / running.fps if running.fps else 0.0)
         self._progress.update(
             self._overall,
-            completed=done,
-            total=self._expected_frames(entry, num_frames, total),
-            speed=f"{done / max(now - self._started, 1e-9):.0f} frames/s",
+            completed=frames,
+            total=self._expected_frames(entry, max(running.num_declared or 0, num_frames)),
+            speed=f"{frames / elapsed:.0f} frames/s  ×{seconds / elapsed:.1f} real time",
         )
 
     def end(self, outcome: Outcome, tally: Tally) -> None:
-        if outcome.id in self._videos:
-            self._progress.remove_task(self._videos.pop(outcome.id)[0])
+        if outcome.id in self._running:
+            self._progress.remove_task(self._running.pop(outcome.id).task)
         self._seen_frames += outcome.num_frames
-        self._seen_bytes += self._sizes.pop(outcome.id, 0)
-        speed = f"×{tally.video_seconds / max(tally.seconds, 1e-9):.1f} real time"
+        self._seen_seconds += outcome.video_seconds
+        size = self._sizes.pop(outcome.id, 0)
+        # Only what was decoded says how many frames a byte holds.
+        self._seen_bytes += size if outcome.num_frames else 0
         description = f"Overall {len(tally.outcomes)}/{tally.num_videos}"
-        self._progress.update(self._overall, description=description, completed=self._seen_frames, speed=speed)
+        self._progress.update(self._overall, description=description, completed=self._seen_frames)
         if outcome.status == "failed":
             self._progress.console.print(describe(outcome), style="red", markup=False, highlight=False)
 
     def stop(self) -> None:
         self._progress.stop()
 
-    def _expected_frames(self, entry: Entry, num_frames: int, declared: float | None) -> float | None:
-        """Estimate all frames of the run: those seen, and for bytes not yet opened the frames a byte seen so far."""
-        own = max(declared or 0.0, num_frames)
+    def _expected_frames(self, entry: Entry, own_frames: int) -> float | None:
+        """Estimate all frames of the run: those seen, and for files not yet opened the frames a byte seen so far."""
         seen_bytes = self._seen_bytes + self._sizes.get(entry.id, 0)
-        seen_frames = self._seen_frames + own
+        seen_frames = self._seen_frames + own_frames
         waiting = sum(size for name, size in self._sizes.items() if name != entry.id)
         return seen_frames + waiting * seen_frames / seen_bytes if seen_bytes else None
 
 
-def _declared_frames(entry: Entry) -> int | None:
+@dataclass(frozen=True, slots=True)
+class _Running:
+    task: TaskID
+    num_declared: int | None
+    fps: float
+    began: float
+
+
+def _declared(entry: Entry) -> tuple[int | None, float]:
+    """Give a video's declared number of frames, for the length of its bar only, and its frame rate."""
     from ..errors import VideoError
     from ..extract.video import VideoReader
 
@@ -244,10 +243,10 @@ def _declared_frames(entry: Entry) -> int | None:
         with VideoReader(entry.path) as reader:
             info = reader.info
     except VideoError:
-        return None
+        return None, 0.0
     if info.num_frames_declared is None and info.duration_seconds:
-        return round(info.duration_seconds * info.fps)
-    return info.num_frames_declared
+        return round(info.duration_seconds * info.fps), info.fps
+    return info.num_frames_declared, info.fps
 
 
 def make_display(*, json_lines: bool, quiet: bool, verbose: bool) -> Display:

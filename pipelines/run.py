@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..errors import Stopped, StoreWriteError
+from ..errors import StoreWriteError, VadxError
 from ..features.index import load_index
 from ..features.store import FeatureSet
 from .extraction import Outcome, process_video
@@ -98,12 +98,13 @@ def run_videos(
     entries: Sequence[Entry],
     colliding: Sequence[Entry],
     job: Job,
+    tally: Tally,
     *,
     display: Display,
     limit: int | None = None,
     emit: Callable[[bytes], Any] = lambda _line: None,
-) -> tuple[Tally, RunLog]:
-    """Do what every video still needs.
+) -> RunLog:
+    """Do what every video still needs. ``tally`` holds what became of them, also if the run is stopped.
 
     ``limit`` ends the run after so many videos that had to be worked on. ``emit`` is given every event as one line of
     JSON. What is finished stays finished, however the run ends.
@@ -116,7 +117,6 @@ def run_videos(
     feature_set = FeatureSet(job.set_path)
     hints = load_index(feature_set.index_path).sources
     run_log = RunLog(feature_set)
-    tally = Tally(len(entries) + len(colliding))
     start = StartEvent(run_log.name, str(job.set_path), feature_set.digest, tally.num_videos, job.batch, job.device)
     emit(run_log.write(start))
     new_hints: dict[str, tuple[int, int, str]] = {}
@@ -130,7 +130,7 @@ def run_videos(
             display.end(outcome, tally)
             emit(run_log.write(video_event(outcome)))
         exit_code = 3 if tally.failed else 0
-    except (Stopped, StoreWriteError) as error:
+    except VadxError as error:
         exit_code = error.exit_code
         raise
     except KeyboardInterrupt:
@@ -142,7 +142,7 @@ def run_videos(
         with suppress(StoreWriteError):
             feature_set.save_index(new_hints)
         emit(run_log.write(_summary(tally, run_log.name, exit_code)))
-    return tally, run_log
+    return run_log
 
 
 def _outcomes(

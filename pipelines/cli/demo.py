@@ -29,10 +29,10 @@ def demo(out: Path, device: str) -> int:
     from ..demo import make_demo_plan, prepare
     from ..inputs import find_videos
     from ..plan import prose
-    from ..progress import make_display
+    from ..progress import Tally, make_display
     from ..run import run_videos
 
-    say("fetching clips and weights (once) ...")
+    say("clips and weights: fetched once, then kept")
     material = prepare(out)
     for problem in material.problems:
         say(f"NOT REAL: {problem}")
@@ -47,10 +47,11 @@ def demo(out: Path, device: str) -> int:
     job = make_job(plan, feature_set, {**options, **flags})
     found = find_videos([str(material.folder)])
     display = make_display(json_lines=False, quiet=False, verbose=True)
-    tally, run_log = run_videos(found.entries, found.colliding, job, display=display)
+    tally = Tally(len(found.entries) + len(found.colliding))
+    run_log = run_videos(found.entries, found.colliding, job, tally, display=display)
     report(tally, run_log, feature_set)
     _show(plan, feature_set, [o.id for o in tally.outcomes if o.status != "failed"], real=not material.problems)
-    _what_next(store.path, feature_set)
+    _what_next(store.path, feature_set, weights_missing=plan.weights_name is None)
     return 3 if tally.failed else 0
 
 
@@ -71,12 +72,16 @@ def _show(plan: Plan, feature_set: FeatureSet, identifiers: list[str], *, real: 
     print_table(["ID", "CLIPS x CROPS x DIM", "FRAMES", "SECONDS", "SIZE"], rows)
 
 
-def _what_next(store: Path, feature_set: FeatureSet) -> None:
+def _what_next(store: Path, feature_set: FeatureSet, *, weights_missing: bool) -> None:
+    from ..demo import WEIGHTS_NAME
+
     vadx = _command()
     shard = next(iter(sorted(feature_set.shard_paths())), None)
     python = Path(sys.executable)
     python_name = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python.name
     click.echo("\nNow yours:")
+    if weights_missing:
+        click.echo(f"  {vadx} weights fetch {WEIGHTS_NAME}")
     click.echo(f"  {vadx} extract --backbone i3d path/to/your/videos/")
     click.echo(f"  {vadx} info {feature_set.name.split('-')[0]} --store {store}")
     click.echo(f"  {python_name} -c \"import h5py; print(h5py.File('{shard}')['features'].shape)\"")

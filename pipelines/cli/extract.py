@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import rich_click as click
 
+from ...errors import VadxError
 from ...features import recipe as recipes
 from .common import DEFAULT_STORE, json_option
 
@@ -95,7 +96,8 @@ def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any]) -> int:
         if options["as_json"]:
             click.echo(msgspec.json.encode({"event": "plan", **msgspec.to_builtins(line)}).decode())
         elif options["quiet"]:
-            click.echo(printable(line.id) if line.action in ("extract", "refresh") else "", nl=line.action != "current")
+            if line.action in ("extract", "refresh"):
+                click.echo(printable(line.id))
         else:
             click.echo(f"{line.action:<13} {printable(line.id)}  ({printable(line.reason)})")
     summary = ", ".join(f"{count} {action}" for action, count in sorted(counts.items()))
@@ -106,7 +108,7 @@ def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any]) -> int:
 
 def _extract(found: Inputs, plan: Plan, options: dict[str, Any]) -> int:
     from ...features.store import Store
-    from ..progress import make_display
+    from ..progress import Tally, make_display
     from ..run import run_videos
 
     store = Store(options["out"])
@@ -117,7 +119,15 @@ def _extract(found: Inputs, plan: Plan, options: dict[str, Any]) -> int:
         _announce(found, plan, feature_set)
     emit = click.echo if options["as_json"] else lambda _line: None
     display = make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"])
-    tally, run_log = run_videos(found.entries, found.colliding, job, display=display, limit=options["limit"], emit=emit)
+    tally = Tally(len(found.entries) + len(found.colliding))
+    try:
+        run_log = run_videos(
+            found.entries, found.colliding, job, tally, display=display, limit=options["limit"], emit=emit
+        )
+    except VadxError:
+        if talks:
+            say(f"stopped: {counts(tally)}")
+        raise
     if options["quiet"]:
         for outcome in tally.outcomes:
             if outcome.status in ("done", "degraded"):
@@ -183,20 +193,25 @@ def report(tally: Tally, run_log: RunLog, feature_set: FeatureSet) -> None:
         for outcome in tally.failed:
             before = " (failed before)" if outcome.reason == "failed before" else ""
             say(f"  {describe(outcome)}{before}")
-    stored, current = tally.count("done", "degraded"), tally.count("current")
     speed = ""
     if tally.num_frames:
         speed = (
             f"; {tally.num_frames} frames in {tally.seconds:.1f} s, {tally.num_frames / tally.seconds:.0f} frames/s, "
             f"{tally.video_seconds / tally.seconds:.1f} x real time"
         )
+    code = 3 if tally.failed else 0
+    ending = f" -> exit {code}; details: {run_log.path}; retry: the same command with --retry-failed" if code else ""
+    say(f"done: {counts(tally)}{speed}{ending}")
+    click.echo(str(feature_set.path))
+
+
+def counts(tally: Tally) -> str:
+    """Say how many videos of a run became what."""
     degraded = f" ({tally.count('degraded')} degraded)" if tally.count("degraded") else ""
     left = tally.num_videos - len(tally.outcomes)
     waiting = f", {left} left" if left else ""
-    code = 3 if tally.failed else 0
-    ending = f" -> exit {code}; details: {run_log.path}; retry: the same command with --retry-failed" if code else ""
-    say(f"done: {stored} stored{degraded}, {current} current, {len(tally.failed)} failed{waiting}{speed}{ending}")
-    click.echo(str(feature_set.path))
+    stored, current = tally.count("done", "degraded"), tally.count("current")
+    return f"{stored} stored{degraded}, {current} current, {len(tally.failed)} failed{waiting}"
 
 
 def say(text: str) -> None:

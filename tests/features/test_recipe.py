@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError, replace
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vadx.errors import RecipeError, UsageError
@@ -262,6 +262,9 @@ json_values = st.recursive(
 )
 
 
+@example(path="transform.scale", value=10**400)
+@example(path="transform.std", value=[1.0, float("nan"), 1.0])
+@example(path="network.switches", value={"rate": float("inf")})
 @given(path=st.sampled_from(sorted({*fields_of(SECOND.to_mapping()), *REQUIRED, "decode"})), value=json_values)
 def test_any_json_is_a_recipe_with_a_digest_or_a_recipe_error(path: str, value: Any) -> None:
     try:

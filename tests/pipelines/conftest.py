@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..conftest import PLUGINS, make_video
+from .forking import TINY, ForkServer
+
+
+@pytest.fixture(scope="session")
+def six_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the folder of the fixture `videos` once, for tests that leave it as it is."""
+    folder = tmp_path_factory.mktemp("six") / "videos"
+    for index in range(6):
+        name = f"{'Abuse' if index % 2 else 'Normal'}/clip{index:03d}_x264.mp4"
+        make_video(folder / name, num_frames=18 + 3 * index, seed=index)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory, six_videos: Path) -> Iterator[ForkServer]:
+    """Give the command line as processes that cost next to nothing to start."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("VADX_")}
+    path = os.pathsep.join([str(PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    home = str(tmp_path_factory.mktemp("home"))
+    environment = {**inherited, "PYTHONPATH": path, "COLUMNS": "200", "VADX_HOME": home}
+    video = next(six_videos.rglob("*.mp4"))
+    with ForkServer(environment, [*TINY, str(video)]) as server:
+        yield server
