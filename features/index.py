@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import ShardError
 from .keys import folder_of, key_of
 from .publish import publish_bytes, temporary_name, write_error
-from .shard import open_shard, read_header
+from .shard import HEADER_BYTES, read_outline
 
 INDEX_VERSION = 1
 _CHECK = b',"check":"'
@@ -137,18 +137,16 @@ def _read_folder(folder: Path) -> dict[str, ShardSummary]:
 
 
 def summarize(path: Path) -> ShardSummary:
-    """Read what a listing shows of a shard. Raises as `features.shard.open_shard`."""
-    header = read_header(path)
-    content = open_shard(path)
-    features = content.features
-    num_clips, num_crops, dim = features.values.shape
+    """Read what a listing shows of a shard. Raises as `features.shard.read_outline`."""
+    outline = read_outline(path)
+    num_clips, num_crops, dim = outline.shape
     return ShardSummary(
-        id=content.id,
-        bytes=header.body_bytes + 512,
+        id=outline.id,
+        bytes=outline.header.body_bytes + HEADER_BYTES,
         num_clips=num_clips,
         num_crops=num_crops,
         dim=dim,
-        num_frames=features.facts.num_frames_decoded,
-        seconds=float(features.seconds[-1, 1] - features.seconds[0, 0]) if num_clips else 0.0,
-        degraded=features.facts.is_degraded,
+        num_frames=outline.facts.num_frames_decoded,
+        seconds=outline.video_seconds,
+        degraded=outline.facts.is_degraded,
     )

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import stat
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,17 +226,52 @@ def open_shard(path: Path) -> ShardContent:
         unknown filters are refused before any data is read.
     """
     header = read_header(path)
+    with _image(path) as file:
+        identifier, features = _read_image(path, file)
+    _check_id(path, identifier, header)
+    return ShardContent(identifier, features, header)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOutline:
+    """What a listing needs of a shard: no feature value is read."""
+
+    id: str
+    shape: tuple[int, int, int]
+    video_seconds: float
+    facts: VideoFacts
+    header: ShardHeader
+
+
+def read_outline(path: Path) -> ShardOutline:
+    """Read a shard's id, shape and facts. Raises as `open_shard`."""
+    header = read_header(path)
+    with _image(path) as file:
+        shape = _checked_dataset(path, file, "features").shape
+        seconds = _checked_dataset(path, file, "seconds")
+        span = float(seconds[-1, 1] - seconds[0, 0]) if shape[0] else 0.0
+        attributes = dict(file.attrs)
+        outline = ShardOutline(str(attributes["id"]), shape, span, _facts(attributes), header)
+    _check_id(path, outline.id, header)
+    return outline
+
+
+@contextmanager
+def _image(path: Path) -> Iterator[h5py.File]:
+    """Open a shard's HDF5 image, and turn whatever HDF5 raises into `ShardError`."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            identifier, features = _read_image(path, file)
+            yield file
     except ShardError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise ShardError(str(path), "structure", "the HDF5 image cannot be read") from error
+
+
+def _check_id(path: Path, identifier: str, header: ShardHeader) -> None:
     # HDF5 keeps texts where no checksum covers them: a flipped bit would rename the video.
     if key_of(identifier) != header.key:
         raise ShardError(str(path), "stranger", f"its header names key {header.key!r}, its image video {identifier!r}")
-    return ShardContent(identifier, features, header)
 
 
 _DATASETS: Mapping[str, tuple[str, ...]] = {
@@ -251,15 +287,13 @@ def _read_image(path: Path, file: h5py.File) -> tuple[str, ClipFeatures]:
     datasets = {name: _checked_dataset(path, file, name) for name in _DATASETS}
     arrays = {name: dataset[()] for name, dataset in datasets.items()}
     attributes = dict(file.attrs)
-    # A None was not written; a required field that is missing makes VideoFacts raise TypeError.
-    facts = {f.name: _to_python(attributes[f.name]) for f in fields(VideoFacts) if f.name in attributes}
     provenance = json.loads(str(attributes["provenance"]))
     features = ClipFeatures(
         values=arrays["features"],
         frames=arrays["frames"],
         seconds=arrays["seconds"],
         damaged=arrays["damaged"],
-        facts=VideoFacts(**facts),
+        facts=_facts(attributes),
         num_padded_frames=int(attributes["num_padded_frames"]),
         provenance=provenance,
     )
@@ -282,6 +316,11 @@ def _checked_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
     if dataset.nbytes > ratio * path.stat().st_size:
         raise ShardError(str(path), "structure", f"{name} claims {dataset.nbytes} bytes, more than the file holds")
     return dataset
+
+
+def _facts(attributes: Mapping[str, Any]) -> VideoFacts:
+    # A None was not written; a required field that is missing makes VideoFacts raise TypeError.
+    return VideoFacts(**{f.name: _to_python(attributes[f.name]) for f in fields(VideoFacts) if f.name in attributes})
 
 
 def _to_python(value: Any) -> Any:
