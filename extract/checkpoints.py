@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-# numpy 1 and 2 name the one function that rebuilds an array differently.
+# The one function that rebuilds an array; numpy 1 and 2 keep it under different private names.
+_REBUILD_ARRAY = np.empty(0).__reduce__()[0]
 _ARRAY_PARTS: Mapping[tuple[str, str], object] = {
-    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-    ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+    ("numpy.core.multiarray", "_reconstruct"): _REBUILD_ARRAY,
+    ("numpy._core.multiarray", "_reconstruct"): _REBUILD_ARRAY,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
 }

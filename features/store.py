@@ -229,10 +229,13 @@ class FeatureSet(Mapping[str, ClipFeatures]):
             published = publish_file(shard, final, replace=replace)
         else:
             published = publish_bytes(shard, final, self.tmp, replace=replace)
-        # The shard counts, whatever record stands beside it; gc sweeps one that cannot be removed now.
+        self.forget_failure(identifier)
+        return published
+
+    def forget_failure(self, identifier: str) -> None:
+        """Remove the record of a failure that a stored shard has outlived. One that cannot be removed is gc's."""
         with suppress(OSError):
             self.failure_path(identifier).unlink()
-        return published
 
     def record_failure(self, record: FailureRecord) -> None:
         """Remember a terminal failure. Raises `StoreWriteError` if the disk refused."""

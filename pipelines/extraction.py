@@ -89,6 +89,8 @@ def process_video(
             allow_partial=job.allow_partial,
         )
         if decision.verb == "current":
+            # Such as of a disk that was not mounted for a while.
+            feature_set.forget_failure(entry.id)
             return Outcome(entry.id, str(entry.path), "current", decision.reason, hint=source.new_hint())
         if decision.verb == "failed before":
             return _failed_before(feature_set, entry, source)
@@ -118,9 +120,10 @@ def _extract(
 
     recipe = job.recipe
     digest = source.sha256()
-    options = {"rotation": recipe.decode.rotation, "strict": job.strict, "allow_partial": job.allow_partial}
     with (
-        VideoReader(entry.path, **options) as reader,  # type: ignore[arg-type]  # mixed types in one mapping
+        VideoReader(
+            entry.path, rotation=recipe.decode.rotation, strict=job.strict, allow_partial=job.allow_partial
+        ) as reader,
         ClipSpool(feature_set.tmp, key_of(entry.id), recipe.dtype) as spool,
     ):
         engine = engine_for(job)
