@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import struct
 from typing import TYPE_CHECKING
 
 from ..errors import VideoError
@@ -63,6 +64,31 @@ def check_file(path: Path) -> os.stat_result:
     if status.st_size == 0:
         raise VideoError("VIDEO_EMPTY", name, "it holds 0 bytes")
     return status
+
+
+def unfinished_box(path: Path) -> str | None:
+    """Name the top-level box of an MP4 file that the file's end cuts through.
+
+    None if there is none, and for a file of another format or one that cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, 2)
+            start = 0
+            while start + 8 <= end:
+                file.seek(start)
+                head = file.read(16).ljust(16, b"\0")
+                size, kind, large = struct.unpack(">I4sQ", head)
+                size = large if size == 1 else size
+                # 0: the last box, as long as the file is. Less than its own head: not an MP4 file.
+                if size < 8 or not kind.isalnum():
+                    return None
+                start += size
+                if start > end:
+                    return str(kind, "ascii")
+    except OSError:
+        pass
+    return None
 
 
 def _kind(mode: int) -> str:

@@ -48,6 +48,12 @@ def _last(_position: int, _index: int, _start: int, num_frames: int) -> int:
     return num_frames - 1
 
 
+def _own(position: int, index: int, start: int, num_frames: int) -> int:
+    step = (index - start) // position
+    num_own = -(-(num_frames - start) // step)
+    return start + position % num_own * step
+
+
 TAIL_POLICIES: Mapping[str, TailPolicy] = MappingProxyType(
     {
         "drop": TailPolicy(floor_count, _last, "frames that fill no whole clip are left out"),
@@ -56,7 +62,7 @@ TAIL_POLICIES: Mapping[str, TailPolicy] = MappingProxyType(
         "zero": TailPolicy(ceil_count, lambda *_: None, "black frames are added"),
         "loop": TailPolicy(
             ceil_count,
-            lambda position, _index, start, n: start + position % (n - start),
+            _own,
             "the clip's own frames are repeated from its start",
         ),
         "wrap": TailPolicy(

@@ -7,6 +7,7 @@ formats and protocols whitelisted, because a playlist named .mp4 opens other fil
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ import av
 import av.error
 import av.logging
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from ..errors import VideoError
 from ..features.timeline import VideoFacts
-from .files import check_file
+from .files import check_file, unfinished_box
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -44,6 +46,7 @@ _INTRA_ONLY = frozenset({"mjpeg", "mjpegb"})
 _INDEXED = ("mov", "matroska", "flv", "asf")
 _BLOCK_FRAMES = 16
 _BLOCK_BYTES = 64 << 20
+_SYSTEM_ERRORS = frozenset({errno.EIO, errno.EACCES, errno.ESTALE, errno.EMFILE, errno.ENFILE})
 # FFmpeg's errors are not all av.error.FFmpegError: header-mutated files raised each of the others in PyAV itself.
 _FOREIGN = (av.error.FFmpegError, AttributeError, IndexError, ValueError, OSError, MemoryError, AssertionError)
 
@@ -112,9 +115,12 @@ def judge(
     """
     decoded = facts.num_frames_decoded
     if decoded == 0:
-        if facts.num_bad_packets:
-            return Verdict("VIDEO_DAMAGED", f"none of its {facts.num_bad_packets} packets could be decoded")
-        return Verdict("VIDEO_TRUNCATED" if ended_badly else "VIDEO_TOO_SHORT", "it holds no frame")
+        bad = facts.num_bad_packets + num_leading_bad_packets
+        if bad:
+            return Verdict("VIDEO_DAMAGED", f"none of its {bad} packets could be decoded")
+        # A container without frames covers nothing of a duration that it states.
+        is_cut = ended_badly or facts.coverage is not None
+        return Verdict("VIDEO_TRUNCATED" if is_cut else "VIDEO_TOO_SHORT", "it holds no frame")
     seen = f"decoded {decoded} frames"
     if facts.num_frames_declared:
         seen = f"decoded {decoded} of {facts.num_frames_declared} declared frames"
@@ -124,6 +130,8 @@ def judge(
         return Verdict("VIDEO_TRUNCATED", f"{seen}; the last one is broken off")
     if facts.num_damaged_frames > MAX_DAMAGED_SHARE * decoded:
         return Verdict("VIDEO_DAMAGED", f"{facts.num_damaged_frames} of {decoded} decoded frames are damaged")
+    if facts.num_bad_packets > MAX_DAMAGED_SHARE * (decoded + facts.num_bad_packets):
+        return Verdict("VIDEO_DAMAGED", f"{seen}, and {facts.num_bad_packets} packets could not be decoded")
     if strict and facts.num_bad_packets + facts.num_damaged_frames + num_leading_bad_packets:
         counts = f"{facts.num_damaged_frames} damaged frames, {facts.num_bad_packets} undecodable packets"
         return Verdict("VIDEO_DAMAGED", f"{seen}, with {counts}, and --strict allows none")
@@ -162,7 +170,7 @@ class VideoReader:
         status = check_file(self.path)
         self._container = _open(self.path)
         try:
-            self._stream = _pick_stream(self._container, str(self.path))
+            self._stream = _pick_stream(self._container, self.path)
             self._prepare_decoder(max_pixels)
             self.info = self._read_info(status.st_size)
         except VideoError:
@@ -219,7 +227,7 @@ class VideoReader:
         decoder = self._stream.codec_context
         name = str(self.path)
         if decoder is None:
-            raise VideoError("VIDEO_UNSUPPORTED_CODEC", name, "no decoder is built in for its video stream")
+            raise _no_stream(self.path, "VIDEO_UNSUPPORTED_CODEC", "no decoder is built in for its video stream")
         if decoder.width * decoder.height > max_pixels:
             evidence = f"its frames are {decoder.width}x{decoder.height}, more than {max_pixels} pixels"
             raise VideoError("VIDEO_TOO_LARGE", name, evidence)
@@ -250,10 +258,7 @@ class VideoReader:
         for frame, after_bad_packet in self._frames(progress):
             pts = progress.note_time(frame, self._stream.time_base, self.info.fps)
             try:
-                # BICUBIC is what makes odd sizes equal OpenCV's; one thread, because swscale's threads cost more
-                # than they give on frames of this size.
-                rgb = reformatter.reformat(frame, format="rgb24", interpolation="BICUBIC", threads=1)
-                image: NDArray[np.uint8] = rgb.to_ndarray().astype(np.uint8, copy=False)
+                image = _rgb(reformatter, frame)
             except _FOREIGN as error:
                 raise _translate(error, str(self.path), f"frame {progress.num_frames} cannot be converted") from error
             turns = self._quarter_turns(frame)
@@ -282,6 +287,8 @@ class VideoReader:
                 continue
             if packet is not None:
                 progress.ended_badly = bool(packet.is_corrupt)
+                # A gap in a transport stream shows here alone. A recording may begin with one.
+                lost |= bool(packet.is_corrupt) and progress.num_frames > 0
             for frame in frames:
                 yield frame, lost
                 lost = False
@@ -307,15 +314,17 @@ class VideoReader:
         progress.ended_badly |= read_error
 
     def _demuxed_streams(self) -> list[Any]:
-        # Matroska's duration is that of its longest stream, so there the others' packets prove coverage too.
-        if self._container.format.name.startswith("matroska"):
-            return [s for s in self._container.streams if s.type in ("video", "audio")]
+        # A container's own duration is that of its longest stream, so there the others' packets prove coverage too.
+        if _stream_duration(self._stream) is None:
+            return [s for s in self._container.streams if s.type in ("video", "audio", "subtitle")]
         return [self._stream]
 
     def _finish(self, progress: _Progress) -> None:
+        # FFmpeg takes a fragment whose header is cut through for the end.
+        cut_through = self.info.container == "mov" and unfinished_box(self.path) == "moof"
         verdict = judge(
             self.facts(),
-            ended_badly=progress.ended_badly,
+            ended_badly=progress.ended_badly or cut_through,
             num_leading_bad_packets=progress.num_leading_bad_packets,
             strict=self._strict,
         )
@@ -325,6 +334,18 @@ class VideoReader:
             progress.partial = True
             return
         raise VideoError(verdict.code, str(self.path), verdict.evidence)
+
+
+def _rgb(reformatter: VideoReformatter, frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """Give a frame's pixels ``(height, width, 3)``, equal to those of OpenCV in every size.
+
+    BICUBIC is what makes odd sizes equal. With an odd height swscale's two channel orders differ by up to 4, and
+    OpenCV's is BGR. One thread, because swscale's threads cost more than they give on frames of this size.
+    """
+    order = "bgr24" if frame.height % 2 else "rgb24"
+    converted = reformatter.reformat(frame, format=order, interpolation="BICUBIC", threads=1)
+    image: NDArray[np.uint8] = converted.to_ndarray().astype(np.uint8, copy=False)
+    return image[..., ::-1] if order == "bgr24" else image
 
 
 class _BlockBuilder:
@@ -423,8 +444,10 @@ class _Progress:
 
     def coverage(self, duration_seconds: float | None) -> float | None:
         """Give the share of the stated duration that was reached, at most 1; None where none is stated."""
-        if not duration_seconds or self._last_pts is None or self._first_pts is None:
+        if not duration_seconds:
             return None
+        if self._last_pts is None or self._first_pts is None:
+            return 0.0
         ends = [self._last_pts + (self._last_gap or 0.0), self._largest_packet_end or 0.0]
         # Some containers count their duration from 0, some from the first frame.
         return min(1.0, max(max(ends), max(ends) - self._first_pts) / duration_seconds)
@@ -445,7 +468,9 @@ def _open(path: Path) -> Any:
     except av.error.PermissionError as error:
         raise VideoError("VIDEO_UNREADABLE", name, "permission denied") from error
     except _FOREIGN as error:
-        begins = _container_begun(path)
+        # Matroska's reader answers EIO where its header is cut off. Every other error says nothing of the content.
+        is_cut = isinstance(error, av.error.InvalidDataError | av.error.EOFError) or _errno(error) == errno.EIO
+        begins = _container_begun(path) if is_cut else None
         if begins is not None:
             evidence = f"it begins as {begins}, but the index that {begins} needs is missing or cut off"
             raise VideoError("VIDEO_TRUNCATED", name, evidence) from error
@@ -454,8 +479,11 @@ def _open(path: Path) -> Any:
 
 def _container_begun(path: Path) -> str | None:
     """Name the container that a file's first bytes announce, None if they announce none."""
-    with path.open("rb") as file:
-        head = file.read(16)
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError:
+        return None
     signatures: dict[str, bytes] = {
         "mp4": rb"....(ftyp|moov|mdat|wide|free)",
         "Matroska": rb"\x1aE\xdf\xa3",
@@ -466,25 +494,43 @@ def _container_begun(path: Path) -> str | None:
     return next((name for name, pattern in signatures.items() if re.match(pattern, head, re.DOTALL)), None)
 
 
-def _pick_stream(container: Any, name: str) -> Any:
+def _pick_stream(container: Any, path: Path) -> Any:
     """Give the first video stream that is not a cover picture."""
     for stream in container.streams.video:
-        if "attached_pic" not in str(stream.disposition).lower():
+        if not stream.disposition & Disposition.attached_pic:
             return stream
-    kinds = sorted({stream.type for stream in container.streams}) or ["no streams at all"]
-    raise VideoError("VIDEO_NO_STREAM", name, f"it holds {' and '.join(kinds)}, but no video stream")
+    kinds = sorted({stream.type for stream in container.streams})
+    holds = f"it holds {' and '.join(kinds)}, but no video stream" if kinds else "it holds no streams at all"
+    raise _no_stream(path, "VIDEO_NO_STREAM", holds)
+
+
+def _no_stream(path: Path, code: str, evidence: str) -> VideoError:
+    """Say why nothing can be decoded, unless it is that the index of the streams is cut off."""
+    if unfinished_box(path) == "moov":
+        return VideoError("VIDEO_TRUNCATED", str(path), "the index of its streams is cut off")
+    return VideoError(code, str(path), evidence)
 
 
 def _stated_duration(container: Any, stream: Any) -> float | None:
     if not container.format.name.startswith(_INDEXED):
         return None
+    own = _stream_duration(stream)
+    return own if own is not None or not container.duration else container.duration / 1e6
+
+
+def _stream_duration(stream: Any) -> float | None:
+    """Give the duration that is stated for a stream alone, in seconds."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     tagged = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", "").strip())
     if tagged:
         hours, minutes, seconds = map(float, tagged.groups())
         return hours * 3600 + minutes * 60 + seconds
-    return container.duration / 1e6 if container.duration else None
+    return None
+
+
+def _errno(error: BaseException) -> int | None:
+    return error.errno if isinstance(error, OSError) else None
 
 
 def _translate(error: BaseException, name: str, doing: str) -> VideoError:
@@ -495,6 +541,6 @@ def _translate(error: BaseException, name: str, doing: str) -> VideoError:
         return VideoError("VIDEO_UNSUPPORTED_CODEC", name, f"{doing}: no decoder is built in for it")
     if isinstance(error, av.error.InvalidDataError | av.error.EOFError | UnicodeDecodeError):
         return VideoError("VIDEO_NOT_VIDEO", name, doing)
-    if isinstance(error, OSError) and error.errno in (5, 13, 116):
+    if isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS:
         return VideoError("VIDEO_UNREADABLE", name, f"{doing}: {error.strerror}")
     return VideoError("VIDEO_DAMAGED", name, doing)

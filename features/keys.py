@@ -33,8 +33,12 @@ def video_id(path: PurePath, root: PurePath) -> str:
     """
     relative = path.relative_to(root)
     text = PurePosixPath(relative.parent, relative.stem).as_posix()
-    readable = os.fsencode(text).decode("utf-8", "backslashreplace")
-    return unicodedata.normalize("NFC", readable)
+    return unicodedata.normalize("NFC", as_text(text))
+
+
+def as_text(path: str) -> str:
+    """Give a path that can be written as text: bytes that are not UTF-8 appear as ``\\xNN``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def key_of(identifier: str) -> str:

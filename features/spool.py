@@ -68,7 +68,9 @@ class ClipSpool:
 
     def __exit__(self, *exc_info: object) -> None:
         if self._file is not None:
-            self._file.close()
+            # On a full disk, closing fails once more: what could not be written is still in the buffer.
+            with suppress(OSError):
+                self._file.close()
         for path in (self._path, self._image):
             if path is not None:
                 with suppress(OSError):
@@ -113,7 +115,10 @@ class ClipSpool:
                 dict(metadata.provenance),
             )
             return build_shard(identifier, self._key, features, recipe_digest, source_sha256)
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise write_error(error, self._path or self._tmp, self._num_bytes) from error
         return self._build_on_disk(identifier, metadata, recipe_digest, source_sha256)
 
     def _spill(self) -> None:

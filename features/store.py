@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from ..errors import CODES, RecipeError, ShardError, StoreError, VideoError
+from ..errors import CODES, RecipeError, ShardError, StoreError, StoreWriteError, VideoError
 from .index import Index, ShardSummary, load_index, refresh, write_index
-from .keys import folder_of, key_of
+from .keys import as_text, folder_of, key_of
 from .publish import Published, make_directory, publish_bytes, publish_file
 from .recipe import Recipe
 from .shard import ShardHeader, open_shard, read_header, verify_shard
@@ -177,13 +177,18 @@ class FeatureSet(Mapping[str, ClipFeatures]):
         return (self.path / "shards").glob("*/*.h5")
 
     def header(self, identifier: str) -> ShardHeader | ShardError | None:
-        """Look at what stands at a video's place: its header, the damage instead of one, or nothing."""
+        """Look at what stands at a video's place: its header, the damage instead of one, or nothing.
+
+        Damage behind the header is known only if `verify` found it.
+        """
+        path = self.shard_path(identifier)
         try:
-            return read_header(self.shard_path(identifier))
+            header = read_header(path)
         except FileNotFoundError:
             return None
         except ShardError as error:
             return error
+        return _read_damage(self._damage_path(path.stem), path) or header
 
     def action(
         self,
@@ -230,6 +235,7 @@ class FeatureSet(Mapping[str, ClipFeatures]):
         else:
             published = publish_bytes(shard, final, self.tmp, replace=replace)
         self.forget_failure(identifier)
+        self._forget_damage(final.stem)
         return published
 
     def forget_failure(self, identifier: str) -> None:
@@ -268,18 +274,42 @@ class FeatureSet(Mapping[str, ClipFeatures]):
         write_index(index, self.index_path, self.tmp)
 
     def verify(self, *, full: bool = True) -> Iterator[tuple[Path, ShardError | None]]:
-        """Check every shard: yields its path and what is wrong with it, None if nothing is."""
+        """Check every shard: yields its path and what is wrong with it, None if nothing is.
+
+        Damage that the full check finds is remembered, so that `action` has the shard made again.
+        """
         for path in sorted(self.shard_paths()):
             try:
                 if folder_of(path.stem) != path.parent.name:
                     raise ShardError(str(path), "stranger", "it lies in another key's folder")
                 verify_shard(path, full=full, recipe_digest=self.digest, key=path.stem)
             except ShardError as error:
+                if full:
+                    self._remember_damage(path, error)
                 yield path, error
             except FileNotFoundError:
                 continue
             else:
+                if full:
+                    self._forget_damage(path.stem)
                 yield path, None
+
+    def _damage_path(self, key: str) -> Path:
+        return self.path / "damaged" / folder_of(key) / f"{key}.json"
+
+    def _forget_damage(self, key: str) -> None:
+        with suppress(OSError):
+            self._damage_path(key).unlink()
+
+    def _remember_damage(self, shard: Path, error: ShardError) -> None:
+        note = self._damage_path(shard.stem)
+        if note.parent.name != shard.parent.name:
+            return
+        data = json.dumps({"vadx": STORE_VERSION, "damage": error.damage, "evidence": error.evidence}).encode() + b"\n"
+        # A store that may only be read is verified all the same.
+        with suppress(StoreWriteError):
+            make_directory(note.parent)
+            publish_bytes(data, note, self.tmp, replace=True)
 
 
 class Store:
@@ -388,7 +418,7 @@ class Store:
 
 def failure_of(identifier: str, error: VideoError, source: str | None, *, strict: bool) -> FailureRecord:
     """Make the record of a failure that `VideoError` describes."""
-    return FailureRecord(identifier, error.code, error.path, error.evidence, source, strict)
+    return FailureRecord(identifier, error.code, as_text(error.path), error.evidence, source, strict)
 
 
 def _read_failure(path: Path) -> FailureRecord | None:
@@ -401,6 +431,14 @@ def _read_failure(path: Path) -> FailureRecord | None:
     texts = (record.id, record.code, record.path, record.evidence, "" if record.source is None else record.source)
     sound = all(isinstance(text, str) for text in texts) and isinstance(record.strict, bool) and record.code in CODES
     return record if sound else None
+
+
+def _read_damage(note: Path, shard: Path) -> ShardError | None:
+    try:
+        raw = json.loads(note.read_bytes())
+        return ShardError(str(shard), str(raw["damage"]), str(raw["evidence"]))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -153,6 +153,10 @@ def _fail(
     # Errors from inside the pipeline do not know which file they are about.
     told = VideoError(error.code, str(entry.path), error.evidence)
     info = CODES[told.code]
+    before = feature_set.failure(entry.id)
+    if before is not None and (before.code, before.source) == (told.code, None) and not job.retry_failed:
+        # What has no content cannot be told apart by it.
+        return _failed_before(feature_set, entry, source)
     digest = None
     if not info.retriable:
         try:

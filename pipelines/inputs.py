@@ -76,7 +76,12 @@ def find_videos(names: Sequence[str], *, root: Path | None = None) -> Inputs:
 
 
 def _entries(found: Iterable[_Found]) -> list[Entry]:
-    unique = {os.path.abspath(item.path): item for item in found}
+    unique: dict[str, _Found] = {}
+    for item in found:
+        # A video below a named folder keeps that id, also where it is named itself.
+        known = unique.setdefault(os.path.abspath(item.path), item)
+        if known.root is None and item.root is not None:
+            unique[os.path.abspath(item.path)] = item
     rootless = [path for path, item in unique.items() if item.root is None]
     common = Path(os.path.commonpath([os.path.dirname(path) for path in rootless])) if rootless else None
     entries = []
@@ -95,7 +100,9 @@ def _entries(found: Iterable[_Found]) -> list[Entry]:
 
 def _expand(name: str) -> Iterator[Path]:
     if name == "-":
-        yield from _lines(sys.stdin)
+        # As text, the first name that is not UTF-8 would end it.
+        raw = getattr(sys.stdin, "buffer", None)
+        yield from _lines(sys.stdin if raw is None else map(os.fsdecode, raw))
     elif name.startswith("@"):
         listing = Path(name[1:])
         try:

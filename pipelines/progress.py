@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from ..features.keys import as_text
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -63,8 +65,10 @@ class SummaryEvent(msgspec.Struct, tag_field="event", tag="summary", frozen=True
 
 
 def video_event(outcome: Outcome) -> VideoEvent:
-    """Give the event of an outcome."""
-    return VideoEvent(**{name: getattr(outcome, name) for name in VideoEvent.__struct_fields__})
+    """Give the event of an outcome, as text that JSON can hold."""
+    values = {name: getattr(outcome, name) for name in VideoEvent.__struct_fields__}
+    message = None if outcome.message is None else as_text(outcome.message)
+    return VideoEvent(**{**values, "path": as_text(outcome.path), "message": message})
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ import secrets
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,12 @@ import msgspec
 
 from ..errors import StoreWriteError, VadxError
 from ..features.index import load_index
+from ..features.keys import as_text
 from ..features.store import FeatureSet
 from .extraction import Outcome, process_video
 from .progress import StartEvent, SummaryEvent, Tally, video_event
 from .source import Source
+from .stopping import StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -81,17 +84,17 @@ def dry_run(feature_set: FeatureSet | None, entries: Sequence[Entry], options: d
 
     hints = load_index(feature_set.index_path).sources if feature_set else {}
     for entry in entries:
-        source = Source(entry.path, hints.get(str(entry.path.absolute())))
+        source, path = Source(entry.path, hints.get(str(entry.path.absolute()))), as_text(str(entry.path))
         try:
             check_file(entry.path)
             if feature_set is None:
-                yield DryRunLine(entry.id, str(entry.path), "extract", "new")
+                yield DryRunLine(entry.id, path, "extract", "new")
                 continue
             decision = feature_set.action(entry.id, source, **options)
         except VideoError as error:
-            yield DryRunLine(entry.id, str(entry.path), "failed", f"{error.code}: {error.evidence}")
+            yield DryRunLine(entry.id, path, "failed", f"{error.code}: {error.evidence}")
         else:
-            yield DryRunLine(entry.id, str(entry.path), decision.verb, decision.reason)
+            yield DryRunLine(entry.id, path, decision.verb, decision.reason)
 
 
 def run_videos(
@@ -117,31 +120,33 @@ def run_videos(
     feature_set = FeatureSet(job.set_path)
     hints = load_index(feature_set.index_path).sources
     run_log = RunLog(feature_set)
-    start = StartEvent(run_log.name, str(job.set_path), feature_set.digest, tally.num_videos, job.batch, job.device)
+    set_path = as_text(str(job.set_path))
+    start = StartEvent(run_log.name, set_path, feature_set.digest, tally.num_videos, job.batch, job.device)
     emit(run_log.write(start))
     new_hints: dict[str, tuple[int, int, str]] = {}
     exit_code = 1
     display.start(entries)
-    try:
-        for outcome in _outcomes(entries, colliding, job, hints, display, limit):
-            tally.outcomes.append(outcome)
-            if outcome.hint is not None:
-                new_hints[str(Path(outcome.path).absolute())] = outcome.hint
-            display.end(outcome, tally)
-            emit(run_log.write(video_event(outcome)))
-        exit_code = 3 if tally.failed else 0
-    except VadxError as error:
-        exit_code = error.exit_code
-        raise
-    except KeyboardInterrupt:
-        exit_code = 130
-        raise
-    finally:
-        display.stop()
-        # The index is derived: a disk that refuses it must not hide why the run ended.
-        with suppress(StoreWriteError):
-            feature_set.save_index(new_hints)
-        emit(run_log.write(_summary(tally, run_log.name, exit_code)))
+    with StopSignals() as stop:
+        try:
+            for outcome in _outcomes(entries, colliding, job, hints, display, stop, limit):
+                tally.outcomes.append(outcome)
+                if outcome.hint is not None:
+                    new_hints[str(Path(outcome.path).absolute())] = outcome.hint
+                display.end(outcome, tally)
+                emit(run_log.write(video_event(outcome)))
+            exit_code = 3 if tally.failed else 0
+        except VadxError as error:
+            exit_code = error.exit_code
+            raise
+        except KeyboardInterrupt:
+            exit_code = 130
+            raise
+        finally:
+            display.stop()
+            # The index is derived: a disk that refuses it must not hide why the run ended.
+            with suppress(StoreWriteError):
+                feature_set.save_index(new_hints)
+            emit(run_log.write(_summary(tally, run_log.name, stop.exit_code or exit_code)))
     return run_log
 
 
@@ -151,23 +156,26 @@ def _outcomes(
     job: Job,
     hints: dict[str, tuple[int, int, str]],
     display: Display,
+    stop: StopSignals,
     limit: int | None,
 ) -> Iterator[Outcome]:
     for entry in colliding:
         yield collision_outcome(entry)
+
+    def on_frames(entry: Entry, count: int) -> None:
+        stop.check()
+        display.frames(entry, count)
+
     worked_on = 0
     for entry in entries:
+        stop.check()
         if limit is not None and worked_on >= limit:
             return
-        outcome = process_video(
-            entry,
-            job,
-            hint=hints.get(str(entry.path.absolute())),
-            on_frames=lambda count, entry=entry: display.frames(entry, count),  # type: ignore[misc]
-        )
-        worked_on += outcome.status in ("done", "degraded") or (
-            outcome.status == "failed" and outcome.reason != "failed before"
-        )
+        hint = hints.get(str(entry.path.absolute()))
+        outcome = process_video(entry, job, hint=hint, on_frames=partial(on_frames, entry))
+        # What only its surroundings can mend does not count, or it would be all that is ever tried.
+        new_failure = outcome.status == "failed" and outcome.reason != "failed before" and not outcome.retriable
+        worked_on += outcome.status in ("done", "degraded") or new_failure
         yield outcome
 
 

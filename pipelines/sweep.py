@@ -34,14 +34,18 @@ def find_leftovers(feature_set: FeatureSet, older_than: float) -> list[Leftover]
     """List what may be swept. ``older_than`` is in seconds since the epoch, of the store's own clock."""
     found = []
     for path in sorted(feature_set.tmp.iterdir()) if feature_set.tmp.is_dir() else []:
-        status = path.stat()
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue  # the run that wrote it is done
         old = status.st_mtime <= older_than
         reason = "a file that a killed run was writing" if old else "young: a run that is going on may be writing it"
         found.append(Leftover(path, status.st_size, reason, old))
     for record in feature_set.failures():
         if record.id in feature_set and _stored_the_failed_source(feature_set, record.id, record.source):
             path = feature_set.failure_path(record.id)
-            found.append(Leftover(path, path.stat().st_size, "a failure of a video that was stored since", may_go=True))
+            size = path.stat().st_size if path.exists() else 0
+            found.append(Leftover(path, size, "a failure of a video that was stored since", may_go=True))
     return found
 
 

@@ -51,9 +51,9 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of an order. ``code`` is negative for a signal; ``events`` are empty if the child was killed.
+    """What became of an order. ``code`` is negative for a signal; ``signalled`` says that the clock's was in time.
 
-    ``peak_bytes`` is the child's peak memory, ``base_bytes`` what it had at the fork.
+    ``events`` and ``peak_bytes``, the child's peak memory, are missing if it was killed.
     """
 
     code: int
@@ -61,8 +61,8 @@ class Report:
     err: str
     seconds: float
     events: list[str] = field(default_factory=list)
-    base_bytes: int = 0
     peak_bytes: int = 0
+    signalled: bool = False
     timed_out: bool = False
 
 
@@ -109,16 +109,21 @@ class Events:
 
     def _system_call(self, name: str, *args: Any, **options: Any) -> Any:
         target = self._names.get(args[0], "") if isinstance(args[0], int) else os.fspath(args[0])
-        torn = self._count(f"{name} {target.removeprefix(self.folder)}")
-        if torn and name == "write":
-            self._real["write"](args[0], args[1][: len(args[1]) // 2])
-        else:
-            result = self._real[name](*args, **options)
-        if torn:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self._count(f"{name} {target.removeprefix(self.folder)}"):
+            self._tear(name, *args, **options)
+        result = self._real[name](*args, **options)
         if name == "open":
             self._names[result] = target
         return result
+
+    def _tear(self, name: str, *args: Any, **options: Any) -> NoReturn:
+        try:
+            if name == "write":
+                args = (args[0], args[1][: len(args[1]) // 2])
+            self._real[name](*args, **options)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
 
 
 def run_child(order: Order, out: int, err: int, side: int) -> NoReturn:
@@ -155,7 +160,6 @@ def run_child(order: Order, out: int, err: int, side: int) -> NoReturn:
 
 def serve(order: Order) -> Report:
     pipes = [os.pipe() for _ in range(3)]
-    base = resident_bytes()
     began = time.monotonic()
     child = os.fork()
     if child == 0:
@@ -166,15 +170,17 @@ def serve(order: Order) -> Report:
         os.close(writer)
     signals = [] if order.signal_after is None else [(began + order.signal_after, order.signal)]
     signals.append((began + TIME_LIMIT_SECONDS, signal.SIGKILL))
-    texts, timed_out = read_all([reader for reader, _ in pipes], child, signals)
+    due = len(signals)
+    texts = read_all([reader for reader, _ in pipes], child, signals)
     _, status = os.waitpid(child, 0)
     seconds = time.monotonic() - began
     rest = json.loads(texts[2] or "{}")
     code = os.waitstatus_to_exitcode(status)
-    return Report(code, texts[0], texts[1], seconds, base_bytes=base, timed_out=timed_out, **rest)
+    return Report(code, texts[0], texts[1], seconds, signalled=len(signals) < due, timed_out=not signals, **rest)
 
 
-def read_all(readers: list[int], child: int, signals: list[tuple[float, int]]) -> tuple[list[str], bool]:
+def read_all(readers: list[int], child: int, signals: list[tuple[float, int]]) -> list[str]:
+    """Read what a child says until it ends. A signal that is due is sent, and taken off the list."""
     chunks: dict[int, list[bytes]] = {reader: [] for reader in readers}
     waiting = set(readers)
     while waiting:
@@ -190,11 +196,7 @@ def read_all(readers: list[int], child: int, signals: list[tuple[float, int]]) -
             if not chunk:
                 waiting.discard(reader)
                 os.close(reader)
-    return [b"".join(chunks[reader]).decode(errors="replace") for reader in readers], not signals
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return [b"".join(chunks[reader]).decode(errors="replace") for reader in readers]
 
 
 def warm_up(arguments: list[str]) -> None:

@@ -17,7 +17,7 @@ from .forking import TINY, ForkServer, json_lines, shard_hashes
 
 SEED = 20261122
 NUM_KILLS = 50
-SIGKILL, SIGTERM = 9, 15
+SIGINT, SIGKILL, SIGTERM = 2, 9, 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,19 @@ def baseline(forked: ForkServer, six_videos: Path, tmp_path_factory: pytest.Temp
 
 
 def moments(generator: random.Random, baseline: Baseline) -> Iterator[list[dict[str, Any]]]:
-    """Give when each trial is killed: half of them at an event, half by the clock; each fifth twice."""
+    """Give when each trial is killed: half of them at an event, half by the clock; each fifth twice.
+
+    The moments are random within as many equal parts of the run as there are trials, so that none is left out.
+    """
 
     def one(number: int) -> dict[str, Any]:
+        share = (number % NUM_KILLS + generator.random()) / NUM_KILLS
         if number % 2:
-            return {"signal": SIGKILL, "signal_after": generator.uniform(0.02, 0.98) * baseline.seconds}
-        fault = generator.choice(("kill", "tear"))
-        return {"fault": fault, "at": generator.randrange(len(baseline.events))}
+            return {"signal": SIGKILL, "signal_after": share * 0.95 * baseline.seconds}
+        return {"fault": generator.choice(("kill", "tear")), "at": int(share * len(baseline.events))}
 
     for number in range(NUM_KILLS):
-        yield [one(number)] if number % 5 else [one(number), one(number + 1)]
+        yield [one(number)] if number % 5 else [one(number), one(generator.randrange(NUM_KILLS))]
 
 
 def tmp_files(store: Path) -> set[str]:
@@ -109,7 +112,6 @@ def trials(
 def test_the_kills_strike_everywhere(trials: list[Trial]) -> None:
     print(f"seed {SEED}")
     assert len(trials) == NUM_KILLS
-    print([t.codes for t in trials], [t.num_shards_when_killed for t in trials], [len(t.left_in_tmp) for t in trials])
     assert sum(trial.codes[0] == -SIGKILL for trial in trials) >= 0.9 * NUM_KILLS
     assert sum(len(trial.moments) == 2 for trial in trials) == NUM_KILLS // 5
     assert {trial.num_shards_when_killed for trial in trials} >= set(range(6))
@@ -153,38 +155,72 @@ def test_what_counts_as_an_event_covers_decoding_computing_and_publishing(baseli
     assert kinds >= {"_BlockBuilder.take", "Engine.run"}
 
 
-SIGNALS = [
-    *(("term", None, 143), ("interrupt", None, 130)) * 8,
-    *((None, SIGTERM, 143), (None, 2, 130)) * 4,
-]
+@dataclass(frozen=True, slots=True)
+class Interruption:
+    """A signal by event (``fault``) or by the clock, and the exit code that stands for it."""
+
+    fault: str
+    number: int
+    exit_code: int
 
 
-@pytest.mark.parametrize(("number", "case"), list(enumerate(SIGNALS)))
-def test_a_signal_ends_the_run_with_its_code_and_the_same_command_resumes(
-    number: int,
-    case: tuple[str | None, int | None, int],
-    forked: ForkServer,
-    baseline: Baseline,
-    six_videos: Path,
-    tmp_path: Path,
-) -> None:
-    generator = random.Random(SEED + number)
-    print(f"seed {SEED + number}")
-    fault, sent, expected = case
-    if fault is not None:
-        moment: dict[str, Any] = {"fault": fault, "at": generator.randrange(len(baseline.events))}
-    else:
-        moment = {"signal": sent, "signal_after": generator.uniform(0.05, 0.8) * baseline.seconds}
-    report = forked(*TINY, six_videos, "--out", "store", "--json", folder=tmp_path, **moment)
-    assert report.code == expected, report.err
+INTERRUPTIONS = (Interruption("term", SIGTERM, 143), Interruption("interrupt", SIGINT, 130))
+NUM_BY_EVENT, NUM_BY_CLOCK = 8, 4
+
+
+def resume_and_compare(forked: ForkServer, baseline: Baseline, videos: Path, folder: Path, store: str) -> None:
+    assert forked(*TINY, videos, "--out", store, folder=folder).code == 0
+    assert shard_hashes(folder / store) == baseline.shards
+    left = json_document(forked("gc", "--older-than", "0", "--store", store, "--json", folder=folder))
+    assert {str(folder / row["path"]) for row in left} == tmp_files(folder / store)
+
+
+def assert_interrupted(report: Report, exit_code: int) -> None:
+    assert report.code == exit_code, report.err
     assert "Traceback" not in report.err
     assert "the same command resumes" in report.err
-    lines = json_lines(report.out)
-    assert [line["exit_code"] for line in lines if line["event"] == "summary"] in ([], [expected])
-    assert forked(*TINY, six_videos, "--out", "store", folder=tmp_path).code == 0
-    assert shard_hashes(tmp_path / "store") == baseline.shards
-    left = [
-        row["path"]
-        for row in json_document(forked("gc", "--older-than", "0", "--store", "store", "--json", folder=tmp_path))
-    ]
-    assert {str(tmp_path / path) for path in left} == tmp_files(tmp_path / "store")
+    for line in json_lines(report.out):
+        if line["event"] == "summary":
+            assert line["exit_code"] == exit_code or line["done"] == 6
+
+
+@pytest.mark.parametrize("number", range(NUM_BY_EVENT))
+@pytest.mark.parametrize("kind", INTERRUPTIONS, ids=lambda kind: kind.fault)
+def test_a_signal_at_any_event_ends_the_run_with_its_code(
+    kind: Interruption, number: int, forked: ForkServer, baseline: Baseline, six_videos: Path, tmp_path: Path
+) -> None:
+    seed = SEED + 100 * number + kind.number
+    print(f"seed {seed}")
+    at = random.Random(seed).randrange(len(baseline.events))
+    report = forked(*TINY, six_videos, "--out", "store", "--json", folder=tmp_path, fault=kind.fault, at=at)
+    assert_interrupted(report, kind.exit_code)
+    resume_and_compare(forked, baseline, six_videos, tmp_path, "store")
+
+
+@pytest.mark.parametrize("number", range(NUM_BY_CLOCK))
+@pytest.mark.parametrize("kind", INTERRUPTIONS, ids=lambda kind: kind.fault)
+def test_a_signal_at_any_time_ends_the_run_with_its_code(
+    kind: Interruption, number: int, forked: ForkServer, baseline: Baseline, six_videos: Path, tmp_path: Path
+) -> None:
+    seed = SEED + 100 * number + kind.number
+    print(f"seed {seed}")
+    after = random.Random(seed).uniform(0.3, 0.8) * baseline.seconds
+    for attempt in range(5):
+        store = f"store{attempt}"
+        moment = {"signal": kind.number, "signal_after": after * 0.8**attempt}
+        report = forked(*TINY, six_videos, "--out", store, "--json", folder=tmp_path, **moment)
+        if report.signalled:
+            break
+    assert_interrupted(report, kind.exit_code)
+    resume_and_compare(forked, baseline, six_videos, tmp_path, store)
+
+
+@pytest.mark.parametrize("nth", [1, 3, 6])
+def test_a_publish_that_a_signal_meets_is_finished_first(
+    nth: int, forked: ForkServer, baseline: Baseline, six_videos: Path, tmp_path: Path
+) -> None:
+    links = [number for number, event in enumerate(baseline.events) if event.startswith("link ") and ".h5." in event]
+    report = forked(*TINY, six_videos, "--out", "store", folder=tmp_path, fault="interrupt", at=links[nth - 1])
+    assert report.code == 130
+    assert len(shard_hashes(tmp_path / "store")) == nth
+    assert tmp_files(tmp_path / "store") == set()
