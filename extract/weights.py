@@ -139,12 +139,16 @@ def find_entry(name: str) -> WeightsEntry:
 
 def record_of(name: str) -> WeightsRecord | None:
     """Give the cache's record of a checkpoint, None if it does not hold it."""
+    record = _written_record(name)
+    return record if record is not None and _file_of(name).is_file() else None
+
+
+def _written_record(name: str) -> WeightsRecord | None:
+    """Give what was recorded of a checkpoint, even if its file is gone."""
     try:
-        raw = json.loads((weights_home() / f"{name}.json").read_bytes())
-        record = WeightsRecord(**raw)
+        return WeightsRecord(**json.loads((weights_home() / f"{name}.json").read_bytes()))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    return record if _file_of(name).is_file() else None
 
 
 def require(name: str) -> WeightsRecord:
@@ -286,8 +290,7 @@ def check_published(entry: WeightsEntry, digest: str, what: str) -> None:
     WeightsError
         with both hashes.
     """
-    recorded = record_of(entry.name)
-    expected = entry.sha256 or (recorded.published_sha256 if recorded else None)
+    expected = _known_sha256(entry)
     if expected is not None and digest != expected:
         msg = f"{what} is refused as {entry.name}: its sha256 is {digest}, expected {expected}"
         raise WeightsError(msg)
@@ -306,8 +309,7 @@ def _fetch_url(entry: WeightsEntry, address: str, on_bytes: Callable[[int], None
         msg = f"{entry.file_name} is needed, and VADX_OFFLINE forbids downloads"
         raise WeightsError(msg)
     folder = cache_home() / "downloads"
-    recorded = record_of(entry.name)
-    known = entry.sha256 or (recorded.published_sha256 if recorded else None)
+    known = _known_sha256(entry)
     try:
         path = pooch.retrieve(
             address,
@@ -319,9 +321,16 @@ def _fetch_url(entry: WeightsEntry, address: str, on_bytes: Callable[[int], None
     except (requests.RequestException, OSError, ValueError) as error:
         msg = f"{entry.file_name} could not be downloaded ({type(error).__name__})"
         raise WeightsError(msg) from error
-    record = _keep(entry, Path(path), file_sha256(Path(path)), address)
-    Path(path).unlink(missing_ok=True)
-    return record
+    try:
+        return _keep(entry, Path(path), file_sha256(Path(path)), address)
+    finally:
+        # A refused file that stays would be taken for the download the next time.
+        Path(path).unlink(missing_ok=True)
+
+
+def _known_sha256(entry: WeightsEntry) -> str | None:
+    recorded = _written_record(entry.name)
+    return entry.sha256 or (recorded.published_sha256 if recorded else None)
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from vadx.errors import ShardError
+from vadx.features.shard import verify_shard
 
 from .fork_server import Report
 from .forking import TINY, ForkServer, json_lines, shard_hashes
@@ -26,7 +28,6 @@ class Baseline:
 
     shards: dict[str, str]
     events: list[str]
-    seconds: float
 
 
 @dataclass(slots=True)
@@ -36,6 +37,7 @@ class Trial:
     moments: list[dict[str, Any]]
     codes: list[int] = field(default_factory=list)
     num_shards_when_killed: int = 0
+    torn: list[str] = field(default_factory=list)
     left_in_tmp: set[str] = field(default_factory=set)
     explained: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_after_gc: set[str] = field(default_factory=set)
@@ -48,24 +50,29 @@ class Trial:
 @pytest.fixture(scope="module")
 def baseline(forked: ForkServer, six_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Baseline:
     folder = tmp_path_factory.mktemp("baseline")
-    reports = [forked(*TINY, six_videos, "--out", str(number), folder=folder) for number in range(5)]
-    assert {report.code for report in reports} == {0}, reports[0].err
-    shards = shard_hashes(folder / "0")
+    report = forked(*TINY, six_videos, "--out", "store", folder=folder)
+    assert report.code == 0, report.err
+    shards = shard_hashes(folder / "store")
     assert len(shards) == 6
-    return Baseline(shards, reports[0].events, statistics.median(report.seconds for report in reports))
+    return Baseline(shards, report.events)
 
 
-def moments(generator: random.Random, baseline: Baseline) -> Iterator[list[dict[str, Any]]]:
-    """Give when each trial is killed: half of them at an event, half by the clock; each fifth twice.
+def moments(generator: random.Random, events: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """Give when each trial is killed; each fifth twice.
 
-    The moments are random within as many equal parts of the run as there are trials, so that none is left out.
+    Half of them shortly after an event, a quarter before one, a quarter in the middle of a write. The moments are
+    random within as many equal parts of the run as there are trials, so that none is left out.
     """
+    writes = [number for number, event in enumerate(events) if event.startswith("write ") and "/runs/" not in event]
 
     def one(number: int) -> dict[str, Any]:
         share = (number % NUM_KILLS + generator.random()) / NUM_KILLS
         if number % 2:
-            return {"signal": SIGKILL, "signal_after": share * 0.95 * baseline.seconds}
-        return {"fault": generator.choice(("kill", "tear")), "at": int(share * len(baseline.events))}
+            after = 1 + int(0.95 * share * len(events))
+            return {"signal": SIGKILL, "after_events": after, "delay": generator.uniform(0, 0.003)}
+        if number % 4:
+            return {"fault": "tear", "at": writes[int(share * len(writes))]}
+        return {"fault": "kill", "at": int(share * len(events))}
 
     for number in range(NUM_KILLS):
         yield [one(number)] if number % 5 else [one(number), one(generator.randrange(NUM_KILLS))]
@@ -75,6 +82,16 @@ def tmp_files(store: Path) -> set[str]:
     return {str(path) for path in store.glob("*/tmp/*")}
 
 
+def torn_shards(store: Path) -> list[str]:
+    found = []
+    for path in store.glob("*/shards/*/*"):
+        try:
+            verify_shard(path, key=path.stem)
+        except ShardError as error:
+            found.append(str(error))
+    return found
+
+
 def run_trial(forked: ForkServer, trial: Trial, videos: Path, folder: Path) -> Trial:
     store = folder / "store"
     folder.mkdir()
@@ -82,6 +99,7 @@ def run_trial(forked: ForkServer, trial: Trial, videos: Path, folder: Path) -> T
         trial.codes.append(forked(*TINY, videos, "--out", store, folder=folder, **moment).code)
         if number == 0:
             trial.num_shards_when_killed = len(shard_hashes(store))
+        trial.torn += torn_shards(store)
     trial.resumed = forked(*TINY, videos, "--out", store, folder=folder).code
     trial.shards = shard_hashes(store)
     report = forked("verify", "--store", store, "--json", folder=folder)
@@ -105,17 +123,22 @@ def trials(
 ) -> list[Trial]:
     print(f"seed {SEED}")
     folder = tmp_path_factory.mktemp("kills")
-    plan = moments(random.Random(SEED), baseline)
+    plan = moments(random.Random(SEED), baseline.events)
     return [run_trial(forked, Trial(moment), six_videos, folder / str(n)) for n, moment in enumerate(plan)]
 
 
 def test_the_kills_strike_everywhere(trials: list[Trial]) -> None:
     print(f"seed {SEED}")
     assert len(trials) == NUM_KILLS
-    assert sum(trial.codes[0] == -SIGKILL for trial in trials) >= 0.9 * NUM_KILLS
+    assert {trial.codes[0] for trial in trials} == {-SIGKILL}
     assert sum(len(trial.moments) == 2 for trial in trials) == NUM_KILLS // 5
     assert {trial.num_shards_when_killed for trial in trials} >= set(range(6))
     assert any(trial.left_in_tmp for trial in trials)
+
+
+def test_a_kill_leaves_each_shard_whole_or_absent(trials: list[Trial]) -> None:
+    print(f"seed {SEED}")
+    assert [trial.torn for trial in trials if trial.torn] == []
 
 
 def test_the_same_command_finishes_what_was_killed(trials: list[Trial], baseline: Baseline) -> None:
@@ -157,7 +180,7 @@ def test_what_counts_as_an_event_covers_decoding_computing_and_publishing(baseli
 
 @dataclass(frozen=True, slots=True)
 class Interruption:
-    """A signal by event (``fault``) or by the clock, and the exit code that stands for it."""
+    """A signal, the name of its fault, and the exit code that stands for it."""
 
     fault: str
     number: int
@@ -165,7 +188,7 @@ class Interruption:
 
 
 INTERRUPTIONS = (Interruption("term", SIGTERM, 143), Interruption("interrupt", SIGINT, 130))
-NUM_BY_EVENT, NUM_BY_CLOCK = 8, 4
+NUM_BY_EVENT, NUM_BETWEEN_EVENTS = 8, 8
 
 
 def resume_and_compare(forked: ForkServer, baseline: Baseline, videos: Path, folder: Path, store: str) -> None:
@@ -197,22 +220,19 @@ def test_a_signal_at_any_event_ends_the_run_with_its_code(
     resume_and_compare(forked, baseline, six_videos, tmp_path, "store")
 
 
-@pytest.mark.parametrize("number", range(NUM_BY_CLOCK))
+@pytest.mark.parametrize("number", range(NUM_BETWEEN_EVENTS))
 @pytest.mark.parametrize("kind", INTERRUPTIONS, ids=lambda kind: kind.fault)
-def test_a_signal_at_any_time_ends_the_run_with_its_code(
+def test_a_signal_between_events_ends_the_run_with_its_code(
     kind: Interruption, number: int, forked: ForkServer, baseline: Baseline, six_videos: Path, tmp_path: Path
 ) -> None:
     seed = SEED + 100 * number + kind.number
     print(f"seed {seed}")
-    after = random.Random(seed).uniform(0.3, 0.8) * baseline.seconds
-    for attempt in range(5):
-        store = f"store{attempt}"
-        moment = {"signal": kind.number, "signal_after": after * 0.8**attempt}
-        report = forked(*TINY, six_videos, "--out", store, "--json", folder=tmp_path, **moment)
-        if report.signalled:
-            break
+    generator = random.Random(seed)
+    after = 1 + generator.randrange(int(0.85 * len(baseline.events)))
+    moment = {"signal": kind.number, "after_events": after, "delay": generator.uniform(0, 0.003)}
+    report = forked(*TINY, six_videos, "--out", "store", "--json", folder=tmp_path, **moment)
     assert_interrupted(report, kind.exit_code)
-    resume_and_compare(forked, baseline, six_videos, tmp_path, store)
+    resume_and_compare(forked, baseline, six_videos, tmp_path, "store")
 
 
 @pytest.mark.parametrize("nth", [1, 3, 6])
