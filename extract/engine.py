@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -89,6 +90,9 @@ class Engine:
         self.device = device
         self._mode = mode
         self._transform = transform
+        if any(parameter.dtype != mode.dtype for parameter in network.parameters()):
+            # Rounding cannot be undone: the caller's network keeps its own precision.
+            network = copy.deepcopy(network)
         self._network = network.eval().to(device=device, dtype=mode.dtype)
         for parameter in self._network.parameters():
             if parameter.dim() == 5:
@@ -113,20 +117,23 @@ class Engine:
 
 
 class _TensorFloat32:
-    """Allows or forbids TF32 while a network runs, and restores what the process had."""
+    """Allows or forbids TF32 while a network runs, and restores what the process had.
+
+    By the newer of torch's two sets of names: the older one raises where a process has used the newer.
+    """
 
     def __init__(self, allowed: bool) -> None:
-        self._allowed = allowed
-        self._before = (False, False)
+        self._precision = "tf32" if allowed else "ieee"
+        self._before = ("none", "none")
 
     def __enter__(self) -> None:
-        self._before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-        self._set(self._allowed, self._allowed)
+        self._before = (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
+        self._set(self._precision, self._precision)
 
     def __exit__(self, *exc_info: object) -> None:
         self._set(*self._before)
 
     @staticmethod
-    def _set(matmul: bool, convolution: bool) -> None:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
-        torch.backends.cudnn.allow_tf32 = convolution
+    def _set(matmul: str, convolution: str) -> None:
+        torch.backends.cuda.matmul.fp32_precision = matmul
+        torch.backends.cudnn.conv.fp32_precision = convolution

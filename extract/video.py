@@ -105,13 +105,19 @@ class Verdict:
 
 
 def judge(
-    facts: VideoFacts, *, ended_badly: bool, num_leading_bad_packets: int = 0, strict: bool = False
+    facts: VideoFacts,
+    *,
+    ended_badly: bool,
+    num_leading_bad_packets: int = 0,
+    num_doubtful_frames: int = 0,
+    strict: bool = False,
 ) -> Verdict | None:
     """Decide whether a decoded video is whole and sound enough. Pure.
 
     ``ended_badly``: the last thing read was an error or a damaged frame. Packets that could not be decoded before
-    the first frame do not count: a recording may legally begin between two key frames. A declared frame count
-    alone never refuses a video.
+    the first frame do not count: a recording may legally begin between two key frames. Nor do, of the damaged
+    frames, the doubtful ones: those beside a gap between packets, which is also where recordings were joined. A
+    declared frame count alone never refuses a video.
     """
     decoded = facts.num_frames_decoded
     if decoded == 0:
@@ -128,8 +134,9 @@ def judge(
         return Verdict("VIDEO_TRUNCATED", f"{seen}, which cover {facts.coverage:.0%} of its stated duration")
     if ended_badly:
         return Verdict("VIDEO_TRUNCATED", f"{seen}; the last one is broken off")
-    if facts.num_damaged_frames > MAX_DAMAGED_SHARE * decoded:
-        return Verdict("VIDEO_DAMAGED", f"{facts.num_damaged_frames} of {decoded} decoded frames are damaged")
+    num_damaged = facts.num_damaged_frames - num_doubtful_frames
+    if num_damaged > MAX_DAMAGED_SHARE * decoded:
+        return Verdict("VIDEO_DAMAGED", f"{num_damaged} of {decoded} decoded frames are damaged")
     if facts.num_bad_packets > MAX_DAMAGED_SHARE * (decoded + facts.num_bad_packets):
         return Verdict("VIDEO_DAMAGED", f"{seen}, and {facts.num_bad_packets} packets could not be decoded")
     if strict and facts.num_bad_packets + facts.num_damaged_frames + num_leading_bad_packets:
@@ -255,14 +262,14 @@ class VideoReader:
 
     def _decode(self, progress: _Progress) -> Iterator[tuple[NDArray[np.uint8], float, bool]]:
         reformatter = VideoReformatter()
-        for frame, after_bad_packet in self._frames(progress):
+        for frame, after_bad_packet, beside_gap in self._frames(progress):
             pts = progress.note_time(frame, self._stream.time_base, self.info.fps)
             try:
                 image = _rgb(reformatter, frame)
             except _FOREIGN as error:
                 raise _translate(error, str(self.path), f"frame {progress.num_frames} cannot be converted") from error
             turns = self._quarter_turns(frame)
-            progress.note_frame(image, turns, damaged=bool(frame.is_corrupt) or after_bad_packet)
+            progress.note_frame(image, turns, damaged=bool(frame.is_corrupt) or after_bad_packet, beside_gap=beside_gap)
             yield np.rot90(image, turns) if turns else image, pts, progress.last_damaged
 
     def _quarter_turns(self, frame: av.VideoFrame) -> int:
@@ -271,9 +278,9 @@ class VideoReader:
             return 0
         return int(frame.rotation // 90) % 4
 
-    def _frames(self, progress: _Progress) -> Iterator[tuple[av.VideoFrame, bool]]:
-        """Yield decoded frames, and whether a packet was lost since the one before."""
-        decoder, lost = self._stream.codec_context, False
+    def _frames(self, progress: _Progress) -> Iterator[tuple[av.VideoFrame, bool, bool]]:
+        """Yield decoded frames, and whether since the one before a packet could not be decoded, or had a gap."""
+        decoder, lost, gap = self._stream.codec_context, False, False
         for packet in self._packets(progress):
             try:
                 frames = decoder.decode(packet)
@@ -288,10 +295,10 @@ class VideoReader:
             if packet is not None:
                 progress.ended_badly = bool(packet.is_corrupt)
                 # A gap in a transport stream shows here alone. A recording may begin with one.
-                lost |= bool(packet.is_corrupt) and progress.num_frames > 0
+                gap |= bool(packet.is_corrupt) and progress.num_frames > 0
             for frame in frames:
-                yield frame, lost
-                lost = False
+                yield frame, lost, gap
+                lost = gap = False
 
     def _packets(self, progress: _Progress) -> Iterator[Any]:
         """Yield the stream's packets, then None, which drains the decoder."""
@@ -326,6 +333,7 @@ class VideoReader:
             self.facts(),
             ended_badly=progress.ended_badly or cut_through,
             num_leading_bad_packets=progress.num_leading_bad_packets,
+            num_doubtful_frames=progress.num_doubtful,
             strict=self._strict,
         )
         if verdict is None:
@@ -385,6 +393,7 @@ class _Progress:
     def __init__(self) -> None:
         self.num_frames = 0
         self.num_damaged = 0
+        self.num_doubtful = 0
         self.num_bad_packets = 0
         self.num_leading_bad_packets = 0
         self.num_backward_pts = 0
@@ -417,7 +426,7 @@ class _Progress:
         self._last_pts = pts
         return pts
 
-    def note_frame(self, image: NDArray[np.uint8], quarter_turns: int, *, damaged: bool) -> None:
+    def note_frame(self, image: NDArray[np.uint8], quarter_turns: int, *, damaged: bool, beside_gap: bool) -> None:
         size = (image.shape[1], image.shape[0])
         if self._last_size is None:
             self.first_size = size
@@ -426,8 +435,9 @@ class _Progress:
             self.num_size_changes += size != self._last_size
         self._last_size = size
         self.num_frames += 1
-        self.num_damaged += damaged
-        self.last_damaged = damaged
+        self.num_doubtful += beside_gap and not damaged
+        self.last_damaged = damaged or beside_gap
+        self.num_damaged += self.last_damaged
         if damaged:
             self.ended_badly = True
 

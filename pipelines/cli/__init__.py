@@ -89,13 +89,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return int(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("vadx: interrupted; the same command resumes", err=True)
-        return 130
-    except BrokenPipeError:
+    except (KeyboardInterrupt, click.Abort) as error:
+        # click makes an Abort of every KeyboardInterrupt; a Stopped knows the exit code of its signal.
+        stopped = error.__context__
+        message = stopped if isinstance(stopped, Stopped) else "interrupted; the same command resumes"
+        click.echo(f"vadx: {message}", err=True)
+        return stopped.exit_code if isinstance(stopped, Stopped) else 130
+    except SystemExit as error:
         # The reader of our output left (vadx ls | head). Nothing is wrong, and nothing more can be said.
-        sys.stderr.close()
-        return 0
+        if isinstance(error.__context__, BrokenPipeError):
+            return 0
+        raise
     return result if isinstance(result, int) else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,9 @@ def probe(inputs: tuple[str, ...], strict: bool, as_json: bool, quiet: bool) -> 
     import msgspec
 
     from ...extract.library import probe_video
+    from ...features.keys import as_text
     from ..inputs import find_videos
+    from ..progress import printable
 
     found = find_videos(inputs)
     num_bad = 0
@@ -36,11 +39,12 @@ def probe(inputs: tuple[str, ...], strict: bool, as_json: bool, quiet: bool) -> 
         result = probe_video(entry.path, strict=strict)
         num_bad += result.code is not None
         if as_json:
-            click.echo(msgspec.json.encode({"id": entry.id, **msgspec.to_builtins(result)}).decode())
+            texts = {"path": as_text(result.path), "message": as_text(result.message) if result.message else None}
+            click.echo(msgspec.json.encode({"id": entry.id, **msgspec.to_builtins(replace(result, **texts))}).decode())
         elif not quiet:
             _print_probe(result)
         elif result.code is not None:
-            click.echo(result.path)
+            click.echo(printable(result.path))
     if not (as_json or quiet):
         click.echo(f"{len(found.entries) + len(found.colliding)} videos, {num_bad} bad", err=True)
     return 4 if num_bad else 0

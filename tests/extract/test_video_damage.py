@@ -217,6 +217,17 @@ def test_packets_lost_from_a_transport_stream_are_seen(tmp_path: Path) -> None:
     assert flagged >= 18
 
 
+def test_joined_transport_streams_are_accepted_and_marked(tmp_path: Path) -> None:
+    parts = [make_video(tmp_path / f"{seed}.ts", num_frames=25, seed=seed).read_bytes() for seed in range(4)]
+    (tmp_path / "joined.ts").write_bytes(b"".join(parts))
+    got = read(tmp_path / "joined.ts")
+    assert (got.code, len(got.frames)) == (None, 100)
+    assert got.facts is not None
+    assert got.facts.num_backward_pts == 3
+    assert 0 < got.facts.num_damaged_frames <= 3
+    assert read(tmp_path / "joined.ts", strict=True).code == "VIDEO_DAMAGED"
+
+
 @pytest.mark.parametrize("num_b_frames", [0, 2])
 def test_a_transport_stream_may_begin_between_two_key_frames(tmp_path: Path, num_b_frames: int) -> None:
     whole = Kind(".ts", codec_options={"g": "30", "crf": "8"}).make(tmp_path / "whole", num_b_frames)
