@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -122,18 +122,18 @@ class _TensorFloat32:
     By the newer of torch's two sets of names: the older one raises where a process has used the newer.
     """
 
+    # Typed loosely: torch makes the second at run time.
+    _settings: tuple[Any, Any] = (torch.backends.cuda.matmul, getattr(torch.backends.cudnn, "conv"))  # noqa: B009
+
     def __init__(self, allowed: bool) -> None:
         self._precision = "tf32" if allowed else "ieee"
-        self._before = ("none", "none")
+        self._before: list[str] = []
 
     def __enter__(self) -> None:
-        self._before = (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
-        self._set(self._precision, self._precision)
+        self._before = [setting.fp32_precision for setting in self._settings]
+        for setting in self._settings:
+            setting.fp32_precision = self._precision
 
     def __exit__(self, *exc_info: object) -> None:
-        self._set(*self._before)
-
-    @staticmethod
-    def _set(matmul: str, convolution: str) -> None:
-        torch.backends.cuda.matmul.fp32_precision = matmul
-        torch.backends.cudnn.conv.fp32_precision = convolution
+        for setting, before in zip(self._settings, self._before, strict=True):
+            setting.fp32_precision = before

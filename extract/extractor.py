@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..errors import VideoError
-from ..features.timeline import Clip, ClipFeatures, VideoFacts, check_finite, clip_seconds, end_after_last
+from ..features.timeline import Clip, ClipFeatures, ClipTable, check_finite, clip_seconds, end_after_last
 from .sampling import TAIL_POLICIES, ClipSampler, Window
 from .transforms import crop_frames, resize
 
@@ -24,17 +23,6 @@ if TYPE_CHECKING:
     from ..features.recipe import Recipe
     from .engine import Engine
     from .video import FrameBlock, FrameSource
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ClipTable:
-    """What is known of a video's clips once its last frame is decoded; shapes as in `ClipFeatures`."""
-
-    frames: NDArray[np.int64]
-    seconds: NDArray[np.float64]
-    damaged: NDArray[np.bool_]
-    facts: VideoFacts
-    num_padded_frames: int
 
 
 class VideoExtraction:

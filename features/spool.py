@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -25,25 +24,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .timeline import VideoFacts
+    from .timeline import ClipTable
 
 _BLOCK_CLIPS = 256
 _CHILD_FAILED = 74
 # Chunk index, object headers and the last partly filled chunks, beside the data themselves.
 _IMAGE_OVERHEAD = 1.02
 _IMAGE_OVERHEAD_BYTES = 4 << 20
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ClipMetadata:
-    """All of `ClipFeatures` but the values."""
-
-    frames: NDArray[np.int64]
-    seconds: NDArray[np.float64]
-    damaged: NDArray[np.bool_]
-    facts: VideoFacts
-    num_padded_frames: int
-    provenance: Mapping[str, str | int]
 
 
 class ClipSpool:
@@ -96,7 +83,14 @@ class ClipSpool:
         if self._file is not None or self._num_bytes > self._memory_bytes:
             self._spill()
 
-    def finish(self, identifier: str, metadata: ClipMetadata, recipe_digest: str, source_sha256: str) -> bytes | Path:
+    def finish(
+        self,
+        identifier: str,
+        table: ClipTable,
+        provenance: Mapping[str, str | int],
+        recipe_digest: str,
+        source_sha256: str,
+    ) -> bytes | Path:
         """Give the whole shard: its bytes, or a file in ``tmp`` that is ready to be published.
 
         Raises
@@ -107,19 +101,19 @@ class ClipSpool:
         if self._file is None:
             features = ClipFeatures(
                 np.concatenate(self._blocks),
-                metadata.frames,
-                metadata.seconds,
-                metadata.damaged,
-                metadata.facts,
-                metadata.num_padded_frames,
-                dict(metadata.provenance),
+                table.frames,
+                table.seconds,
+                table.damaged,
+                table.facts,
+                table.num_padded_frames,
+                dict(provenance),
             )
             return build_shard(identifier, self._key, features, recipe_digest, source_sha256)
         try:
             self._file.close()
         except OSError as error:
             raise write_error(error, self._path or self._tmp, self._num_bytes) from error
-        return self._build_on_disk(identifier, metadata, recipe_digest, source_sha256)
+        return self._build_on_disk(identifier, table, provenance, recipe_digest, source_sha256)
 
     def _spill(self) -> None:
         try:
@@ -132,10 +126,17 @@ class ClipSpool:
         except OSError as error:
             raise write_error(error, self._path or self._tmp, self._num_bytes) from error
 
-    def _build_on_disk(self, identifier: str, metadata: ClipMetadata, recipe_digest: str, source_sha256: str) -> Path:
+    def _build_on_disk(
+        self,
+        identifier: str,
+        table: ClipTable,
+        provenance: Mapping[str, str | int],
+        recipe_digest: str,
+        source_sha256: str,
+    ) -> Path:
         self._image = temporary_name(self._tmp, self._key)
         tables = temporary_name(self._tmp, f"{self._key}.tables")
-        attributes = image_attributes(metadata.facts, metadata.num_padded_frames, metadata.provenance, recipe_digest)
+        attributes = image_attributes(table.facts, table.num_padded_frames, provenance, recipe_digest)
         needed = int(self._num_bytes * _IMAGE_OVERHEAD) + _IMAGE_OVERHEAD_BYTES
         order = {
             "values": str(self._path),
@@ -149,7 +150,7 @@ class ClipSpool:
         }
         try:
             with tables.open("xb") as file:
-                np.savez(file, frames=metadata.frames, seconds=metadata.seconds, damaged=metadata.damaged)
+                np.savez(file, frames=table.frames, seconds=table.seconds, damaged=table.damaged)
             _run_child(order, self._image, needed)
             return _certify(self._image, self._key, recipe_digest, source_sha256)
         except StoreWriteError:

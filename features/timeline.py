@@ -120,6 +120,17 @@ class ClipFeatures:
         return int(self.values.shape[0])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipTable:
+    """What is known of a video's clips beside their values, once its last frame is decoded; as in `ClipFeatures`."""
+
+    frames: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+    damaged: NDArray[np.bool_]
+    facts: VideoFacts
+    num_padded_frames: int
+
+
 def check_shapes(
     values: NDArray[np.floating],
     frames: NDArray[np.int64],

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Literal
 from ..errors import CODES, VideoError, WeightsError
 from ..features.keys import key_of
 from ..features.recipe import Recipe
-from ..features.spool import ClipMetadata, ClipSpool
+from ..features.spool import ClipSpool
 from ..features.store import FeatureSet, failure_of
 from .source import Source
 
 if TYPE_CHECKING:
     from ..extract.engine import Engine
-    from ..extract.extractor import ClipTable
+    from ..features.timeline import ClipTable
     from .inputs import Entry
 
 Status = Literal["done", "current", "degraded", "failed"]
@@ -132,15 +132,8 @@ def _extract(
             spool.append(values)
         table = extraction.table()
         source.check_unchanged()
-        metadata = ClipMetadata(
-            frames=table.frames,
-            seconds=table.seconds,
-            damaged=table.damaged,
-            facts=table.facts,
-            num_padded_frames=table.num_padded_frames,
-            provenance={**engine.provenance, **software_versions()},
-        )
-        shard = spool.finish(entry.id, metadata, feature_set.digest, digest)
+        provenance = {**engine.provenance, **software_versions()}
+        shard = spool.finish(entry.id, table, provenance, feature_set.digest, digest)
         published = feature_set.publish(entry.id, shard, replace=verb == "refresh")
     if published.outcome == "first kept":
         return table, ("another run stored different values first; those were kept",)

@@ -39,8 +39,9 @@ def probe(inputs: tuple[str, ...], strict: bool, as_json: bool, quiet: bool) -> 
         result = probe_video(entry.path, strict=strict)
         num_bad += result.code is not None
         if as_json:
-            texts = {"path": as_text(result.path), "message": as_text(result.message) if result.message else None}
-            click.echo(msgspec.json.encode({"id": entry.id, **msgspec.to_builtins(replace(result, **texts))}).decode())
+            message = None if result.message is None else as_text(result.message)
+            told = replace(result, path=as_text(result.path), message=message)
+            click.echo(msgspec.json.encode({"id": entry.id, **msgspec.to_builtins(told)}).decode())
         elif not quiet:
             _print_probe(result)
         elif result.code is not None:

@@ -59,10 +59,8 @@ def test_pil_resizes_as_pillow_does(size: tuple[int, int], target: int | tuple[i
     theirs = np.asarray(Image.fromarray(source).resize((width, height), Image.Resampling.BILINEAR))
     ours = resize(tensor(source), target).permute(1, 2, 0).numpy()
     assert ours.dtype == np.uint8
-    difference = np.abs(ours.astype(int) - theirs.astype(int))
-    # Both round after each axis, with fixed-point weights of different widths: ties fall apart. Noise has more ties.
-    assert difference.max() <= 1
-    assert (difference > 0).mean() <= (0.005 if kind == "noise" else 0.002)
+    # torch's own kernel with antialiasing differs by 1 in up to 0.4 % of the values.
+    np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(("size", "target"), SIZES)

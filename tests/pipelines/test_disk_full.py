@@ -16,8 +16,8 @@ import pytest
 from vadx.errors import StoreWriteError
 from vadx.features import spool
 from vadx.features.shard import open_shard, verify_shard
-from vadx.features.spool import ClipMetadata, ClipSpool
-from vadx.features.timeline import VideoFacts
+from vadx.features.spool import ClipSpool
+from vadx.features.timeline import ClipTable, VideoFacts
 
 from ..conftest import skip_or_fail
 from .fork_server import Report
@@ -166,13 +166,12 @@ class Given:
         generator = np.random.default_rng(1)
         self.values = generator.standard_normal((num_clips, num_crops, dim)).astype(np.float32)
         starts = 4 * np.arange(num_clips, dtype=np.int64)
-        self.metadata = ClipMetadata(
+        self.table = ClipTable(
             frames=np.stack([starts, starts + 4], axis=1),
             seconds=np.stack([starts, starts + 4], axis=1) / 25,
             damaged=generator.random(num_clips) < 0.2,
             facts=VideoFacts(fps=25.0, num_frames_decoded=4 * num_clips, width=64, height=48, num_damaged_frames=3),
             num_padded_frames=1,
-            provenance={"engine": "torch-eager", "batch": 3},
         )
 
     def fill(self, tmp: Path, **options: Any) -> bytes | bytearray:
@@ -180,7 +179,7 @@ class Given:
         with ClipSpool(tmp, "video", "float32", **options) as clips:
             for start in range(0, len(self.values), 7):
                 clips.append(self.values[start : start + 7])
-            shard = clips.finish("video", self.metadata, DIGEST, SOURCE)
+            shard = clips.finish("video", self.table, {"engine": "torch-eager", "batch": 3}, DIGEST, SOURCE)
             assert isinstance(shard, Path) == bool(options)
             return shard.read_bytes() if isinstance(shard, Path) else shard
 
