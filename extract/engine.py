@@ -67,6 +67,13 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise `UsageError` if the device does not have this precision."""
+    if device.type == "cpu" and not PRECISIONS[precision].on_cpu:
+        msg = f"--precision {precision} needs a GPU; on the CPU use fp32 or bf16"
+        raise UsageError(msg)
+
+
 class Engine:
     """Runs one network on batches of one shape, so that a value never depends on which clips share its batch.
 
@@ -79,10 +86,8 @@ class Engine:
     def __init__(
         self, network: nn.Module, transform: Transform, *, device: torch.device, precision: str, batch: int
     ) -> None:
+        check_precision(precision, device)
         mode = PRECISIONS[precision]
-        if device.type == "cpu" and not mode.on_cpu:
-            msg = f"--precision {precision} needs a GPU; on the CPU use fp32 or bf16"
-            raise UsageError(msg)
         if batch < 1:
             msg = f"--batch must be at least 1, got {batch}"
             raise UsageError(msg)

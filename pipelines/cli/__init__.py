@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import signal
 import sys
@@ -30,6 +31,9 @@ COMMANDS = {
     "demo": "demo",
 }
 """Command -> the module of this package that holds it."""
+
+
+_OUTPUT_REFUSED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
 class LazyGroup(click.RichGroup):
@@ -100,6 +104,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error.__context__, BrokenPipeError):
             return 0
         raise
+    except OSError as error:
+        if error.errno not in _OUTPUT_REFUSED:
+            raise
+        # Every write to a store is translated where it happens: this one was to stdout.
+        click.echo(f"vadx: the output cannot be written: {error.strerror}; what was stored is safe", err=True)
+        return 6
     return result if isinstance(result, int) else 0
 
 

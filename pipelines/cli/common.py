@@ -58,6 +58,9 @@ def open_store(path: Path) -> Store:
     if not path.is_dir():
         msg = f"there is no store at {path}; give --store PATH, or make one: vadx extract videos/ --out {path}"
         raise UsageError(msg)
+    if (path / "recipe.json").is_file():
+        msg = f"{path} is a feature set, not a store; give it by itself: vadx ls {path}"
+        raise UsageError(msg)
     return Store(path)
 
 

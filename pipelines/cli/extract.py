@@ -107,11 +107,14 @@ def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any]) -> int:
 
 
 def _extract(found: Inputs, plan: Plan, options: dict[str, Any]) -> int:
+    from ...extract.engine import check_precision, pick_device
     from ...features.store import Store
     from ..progress import Tally, make_display
     from ..run import run_videos
 
     store = Store(options["out"])
+    # Before anything is made: what cannot run should leave no empty feature set behind.
+    check_precision(plan.recipe.precision, pick_device(options["device"]))
     feature_set = store.create(plan.recipe, slug=plan.slug, preset=plan.preset_name, weights_name=plan.weights_name)
     job = make_job(plan, feature_set, options)
     talks = not (options["quiet"] or options["as_json"])

@@ -385,6 +385,21 @@ def test_a_foreign_error_while_reading_ends_the_file_and_keeps_what_was_buffered
     assert reader.facts().partial
 
 
+def test_an_error_at_the_very_end_is_an_end_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ends_badly(container: Any, *streams: Any) -> Iterator[Any]:
+        yield from container.demux(*streams)
+        raise OSError(5, "Input/output error")
+
+    with VideoReader(make_video(tmp_path / "a.ts")) as reader:
+        real = reader._container
+        monkeypatch.setattr(
+            reader, "_container", SimpleNamespace(demux=partial(ends_badly, real), close=real.close, format=real.format)
+        )
+        with pytest.raises(VideoError, match="decoded 20 frames; the last one is broken off"):
+            list(reader)
+    assert reader.facts().num_frames_decoded == 20
+
+
 @pytest.mark.parametrize("foreign", FOREIGN, ids=repr)
 def test_a_foreign_error_while_converting_is_translated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, foreign: Exception

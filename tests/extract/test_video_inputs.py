@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import pytest
 from av.stream import Disposition
 
 from support import make_video, picture
-from vadx.errors import CODES
+from vadx.errors import CODES, VideoError
 from vadx.extract.library import probe_video
 from vadx.extract.video import VideoReader
 
@@ -282,16 +281,21 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
     undecodable(tmp_path / "noise.mp4")
     (tmp_path / "text.mp4").write_bytes(b"text")
     good = make_video(tmp_path / "good.mp4")
-    paths = [tmp_path / "sound.mp4", tmp_path / "noise.mp4", tmp_path / "text.mp4", good]
+    paths: list[Path] = [tmp_path / "sound.mp4", tmp_path / "noise.mp4", tmp_path / "text.mp4", good]
     for path in paths:
         read(path)
     before = open_files()
+    kept = []
     for _ in range(5):
         for path in paths:
             read(path)
-        with contextlib.suppress(OSError):
-            VideoReader(good, max_pixels=1)
+        for path, options in ((good, {"max_pixels": 1}), (paths[0], {})):
+            # An error that is kept keeps its frames, and with them the reader that raised it.
+            with pytest.raises(VideoError) as caught:
+                VideoReader(path, **options)
+            kept.append(caught)
     assert open_files() == before
+    assert len(kept) == 10
 
 
 def test_a_probe_says_what_a_good_file_is(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import PLUGINS, make_video
+from support import PLUGINS, make_video
+
 from .forking import TINY, ForkServer
 
 

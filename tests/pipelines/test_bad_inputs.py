@@ -14,9 +14,9 @@ import av
 import numpy as np
 import pytest
 
+from support import Ran, make_video
 from vadx.errors import CODES
 
-from ..conftest import Ran, make_video
 from .forking import TINY, json_lines, only_set, shard_hashes
 from .test_lifecycle import decoded
 

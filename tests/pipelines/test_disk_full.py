@@ -13,13 +13,13 @@ import h5py
 import numpy as np
 import pytest
 
+from support import skip_or_fail
 from vadx.errors import StoreWriteError
 from vadx.features import spool
 from vadx.features.shard import open_shard, verify_shard
 from vadx.features.spool import ClipSpool
 from vadx.features.timeline import ClipTable, VideoFacts
 
-from ..conftest import skip_or_fail
 from .fork_server import Report
 from .forking import TINY, ForkServer, json_lines, only_set, shard_hashes
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -17,7 +18,8 @@ import h5py
 import numpy as np
 import pytest
 
-from ..conftest import Ran, make_video
+from support import Ran, make_video, vadx_environment
+
 from .forking import TINY, json_lines, only_set, shard_hashes, snapshot
 
 Vadx = Callable[..., Ran]
@@ -787,3 +789,35 @@ def test_the_command_in_a_process_of_its_own(tmp_path: Path, vadx: Vadx) -> None
     assert ran.code == 0, ran.err
     assert ran.err == ""
     assert statuses(ran) == {"x": "done"}
+
+
+def test_an_impossible_precision_leaves_no_empty_set(
+    vadx_here: Callable[..., Ran], videos: Path, tmp_path: Path
+) -> None:
+    ran = vadx_here("extract", videos, *TINY, "--device", "cpu", "--precision", "tf32")
+    assert (ran.code, (tmp_path / "vadx-store").exists()) == (2, False)
+    assert "use fp32 or bf16" in ran.err
+
+
+def test_a_set_given_as_a_store_is_named(vadx_here: Callable[..., Ran], videos: Path, tmp_path: Path) -> None:
+    assert vadx_here("extract", videos, *TINY, "--limit", "1").code == 0
+    (feature_set,) = (tmp_path / "vadx-store").iterdir()
+    ran = vadx_here("ls", "--store", feature_set)
+    assert ran.code == 2
+    assert f"vadx ls {feature_set}" in ran.err
+
+
+def test_a_full_stdout_costs_the_output_only(videos: Path, tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vadx", "extract", videos, *TINY],
+            cwd=tmp_path,
+            env=vadx_environment(VADX_HOME=str(tmp_path / "home")),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 6
+    assert "Traceback" not in done.stderr
+    assert len(list((tmp_path / "vadx-store").glob("*/shards/*/*.h5"))) == 6

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from support import make_video
 from vadx.features import Store
 
-from ..conftest import make_video
 from .fork_server import Report
 from .forking import TINY, ForkServer, json_lines, only_set, shard_hashes
 
