@@ -141,7 +141,10 @@ def _network(
 def _seed(text: str) -> int:
     _, _, seed = text.partition(":")
     try:
-        return int(seed or 0)
+        number = int(seed or 0)
+        if not 0 <= number < 1 << 63:
+            raise ValueError
+        return number
     except ValueError as error:
         msg = f"{text!r}: the seed of random weights is a whole number, as in random:7"
         raise UsageError(msg) from error

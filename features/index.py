@@ -79,7 +79,10 @@ def refresh(index: Index, shards: Path) -> Index:
     folders: dict[str, tuple[int, dict[str, ShardSummary]]] = {}
     if shards.is_dir():
         for folder in sorted(shards.iterdir()):
-            mtime_ns = folder.stat().st_mtime_ns
+            try:
+                mtime_ns = folder.stat().st_mtime_ns
+            except OSError:
+                continue
             known = index.folders.get(folder.name)
             if known is not None and known[0] == mtime_ns:
                 folders[folder.name] = known

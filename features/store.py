@@ -54,6 +54,9 @@ class Decision:
     reason: str
 
 
+CHANGED = "the video changed"
+"""The reason of `decide` where a shard was made of other bytes than the video now has."""
+
 _PARTIAL_CODES = frozenset({"VIDEO_TRUNCATED", "VIDEO_DAMAGED"})
 
 
@@ -91,7 +94,7 @@ def decide(
         return Decision("extract", "new")
     if shard.recipe_digest != recipe_digest:
         return Decision("refresh", "its shard was made under another recipe")
-    return Decision("refresh", "the video changed")
+    return Decision("refresh", CHANGED)
 
 
 class FeatureSet(Mapping[str, ClipFeatures]):

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Literal
 
-from ..errors import UsageError, VadxError
+from ..errors import UsageError
 
 State = Literal["ok", "absent", "broken"]
 _MIN_FREE_BYTES = 1 << 30
@@ -45,6 +45,9 @@ def examine(store: Path) -> list[Finding]:
         lambda: _package("torchvision"),
         lambda: _package("av"),
         lambda: _package("h5py"),
+        lambda: _package("msgspec"),
+        lambda: _package("safetensors"),
+        lambda: _package("pooch"),
         _cuda,
         _decoders,
         lambda: _disk(store),
@@ -53,7 +56,16 @@ def examine(store: Path) -> list[Finding]:
         _plugins,
         _pip,
     )
-    return [check() for check in checks]
+    return [_guarded(check) for check in checks]
+
+
+def _guarded(check: Callable[[], Finding]) -> Finding:
+    name = check.__name__.strip("_").replace("<lambda>", "package")
+    try:
+        return check()
+    except Exception as error:  # noqa: BLE001  # a broken package may raise anything when it is imported
+        text = (str(error) or type(error).__name__).splitlines()[0][:120]
+        return Finding(name, "broken", text, "reinstall vadx and its packages")
 
 
 def _python() -> Finding:
@@ -66,8 +78,8 @@ def _package(name: str) -> Finding:
         return Finding(name, "ok", version(name))
     except PackageNotFoundError:
         return Finding(name, "broken", "not installed", f"pip install {name}")
-    except (ImportError, RuntimeError, OSError, AttributeError) as error:
-        text = str(error)
+    except Exception as error:  # noqa: BLE001  # a broken package may raise anything when it is imported
+        text = str(error) or type(error).__name__
         known = next((fix for sign, fix in _KNOWN_FAILURES.items() if sign in text), "")
         return Finding(name, "broken", text.splitlines()[0][:120], known or f"pip install --force-reinstall {name}")
 
@@ -157,12 +169,16 @@ def _plugins() -> Finding:
     from ..extract.backbones import ENTRY_POINT_GROUP, backbones
 
     points = list(entry_points(group=ENTRY_POINT_GROUP))
+    for point in points:
+        try:
+            point.load()
+        except Exception as error:  # noqa: BLE001  # another's package may raise anything
+            evidence = f"{point.name} cannot be loaded: {str(error) or type(error).__name__}"
+            return Finding("plug-ins", "broken", evidence, "remove or update that package")
     try:
         backbones()
     except UsageError as error:
         return Finding("plug-ins", "broken", str(error), "remove or update that package")
-    except (VadxError, ImportError, AttributeError) as error:
-        return Finding("plug-ins", "broken", f"a plug-in cannot be loaded: {error}", "remove or update that package")
     if not points:
         return Finding("plug-ins", "absent", f"no package registers {ENTRY_POINT_GROUP}")
     return Finding("plug-ins", "ok", ", ".join(f"{p.name} ({p.dist.name if p.dist else '?'})" for p in points))

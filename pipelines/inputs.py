@@ -56,7 +56,7 @@ def find_videos(names: Sequence[str], *, root: Path | None = None) -> Inputs:
     passed_over = 0
     for name in names:
         for path in _expand(name):
-            if path.is_dir():
+            if _is_folder(path):
                 videos, others = _search(path)
                 found += [_Found(video, root or path) for video in videos]
                 passed_over += others
@@ -73,6 +73,14 @@ def find_videos(names: Sequence[str], *, root: Path | None = None) -> Inputs:
         tuple(e for e in entries if e.id in ambiguous),
         passed_over,
     )
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        # Such as a name that is too long: as a file it becomes this one video's failure.
+        return False
 
 
 def _entries(found: Iterable[_Found]) -> list[Entry]:
@@ -99,6 +107,9 @@ def _entries(found: Iterable[_Found]) -> list[Entry]:
 
 
 def _expand(name: str) -> Iterator[Path]:
+    if not name:
+        msg = "an input is empty; is a shell variable unset?"
+        raise UsageError(msg)
     if name == "-":
         # As text, the first name that is not UTF-8 would end it.
         raw = getattr(sys.stdin, "buffer", None)
@@ -106,7 +117,7 @@ def _expand(name: str) -> Iterator[Path]:
     elif name.startswith("@"):
         listing = Path(name[1:])
         try:
-            with listing.open(encoding="utf-8", errors="surrogateescape") as lines:
+            with listing.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
                 yield from list(_lines(lines))
         except OSError as error:
             msg = f"the list {listing} cannot be read: {error.strerror}"

@@ -67,7 +67,7 @@ def sweep(feature_set: FeatureSet, leftover: Leftover) -> bool:
     with _only_one(feature_set):
         try:
             leftover.path.unlink()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError, PermissionError):
             return False
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +15,8 @@ from ..presets import PRESETS, Preset
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "vadx.backbones"
 
@@ -98,7 +101,11 @@ def backbones() -> Mapping[str, BackboneSpec]:
     """
     table = {spec.name: spec for spec in _BUILT_IN}
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        spec = point.load()
+        try:
+            spec = point.load()
+        except Exception as error:  # noqa: BLE001  # another's package may raise anything, and ours must still work
+            log.warning("the plug-in %s cannot be loaded (%s); it is left out", point.name, error)
+            continue
         if not isinstance(spec, BackboneSpec) or spec.name in table or not spec.presets:
             origin = point.dist.name if point.dist else point.value
             msg = f"the plug-in {point.name!r} of {origin} is not a new BackboneSpec with a preset; remove or update it"

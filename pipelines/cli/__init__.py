@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -33,6 +34,7 @@ COMMANDS = {
 """Command -> the module of this package that holds it."""
 
 
+_LISTINGS = frozenset({"ls", "info", "backbones", "weights", "doctor"})
 _OUTPUT_REFUSED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
@@ -100,9 +102,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"vadx: {message}", err=True)
         return stopped.exit_code if isinstance(stopped, Stopped) else 130
     except SystemExit as error:
-        # The reader of our output left (vadx ls | head). Nothing is wrong, and nothing more can be said.
+        # The reader of our output left (vadx ls | head): nothing is wrong with a listing, but a run was cut short.
         if isinstance(error.__context__, BrokenPipeError):
-            return 0
+            words = sys.argv[1:] if arguments is None else arguments
+            return 0 if words and words[0] in _LISTINGS else 1
         raise
     except OSError as error:
         if error.errno not in _OUTPUT_REFUSED:
@@ -114,6 +117,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    # A second signal ends the process at once.
-    signal.signal(number, signal.SIG_DFL)
-    raise Stopped(number)
+    # Outside a run (`StopSignals`) nothing half-written can be left; an exception would be lost inside an import.
+    os.write(2, b"vadx: stopped; the same command resumes\n")
+    os._exit(Stopped(number).exit_code)

@@ -39,9 +39,12 @@ def json_option(function: F) -> F:
 
 def print_json(value: object) -> None:
     """Print one JSON document on stdout."""
+    import json
+
     import msgspec
 
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    # Escapes every character outside ASCII: a path that is not UTF-8 can be written too.
+    click.echo(json.dumps(msgspec.to_builtins(value), indent=2))
 
 
 def print_table(headers: list[str], rows: list[list[str]]) -> None:

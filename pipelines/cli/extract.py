@@ -82,16 +82,16 @@ def extract(ctx: click.Context, /, **options: Any) -> int:
 def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any]) -> int:
     import msgspec
 
+    from ...features.keys import as_text
     from ...features.store import Store
     from ..progress import printable
-    from ..run import collision_outcome, dry_run
+    from ..run import DryRunLine, dry_run
 
     feature_set = Store(options["out"]).find(plan.recipe)
     flags = {name: options[name] for name in ("force", "retry_failed", "strict", "allow_partial")}
     counts: dict[str, int] = {}
-    for entry in found.colliding:
-        click.echo(printable(f"failed  {entry.id}  KEY_COLLISION: {collision_outcome(entry).message}"), err=True)
-    for line in dry_run(feature_set, found.entries, flags):
+    collisions = [DryRunLine(e.id, as_text(str(e.path)), "failed", "KEY_COLLISION") for e in found.colliding]
+    for line in [*collisions, *dry_run(feature_set, found.entries, flags)]:
         counts[line.action] = counts.get(line.action, 0) + 1
         if options["as_json"]:
             click.echo(msgspec.json.encode({"event": "plan", **msgspec.to_builtins(line)}).decode())
@@ -131,7 +131,7 @@ def _extract(found: Inputs, plan: Plan, options: dict[str, Any]) -> int:
         if talks:
             say(f"stopped: {counts(tally)}")
         raise
-    if options["quiet"]:
+    if options["quiet"] and not options["as_json"]:
         for outcome in tally.outcomes:
             if outcome.status in ("done", "degraded"):
                 click.echo(outcome.id)
@@ -186,11 +186,17 @@ def _show_predictions(plan: Plan, feature_set: FeatureSet, tally: Tally) -> None
 
 def report(tally: Tally, run_log: RunLog, feature_set: FeatureSet) -> None:
     """Print what became of a run: failures last but one, the summary last. The set's path goes to stdout."""
+    from ...features.store import CHANGED
     from ..progress import describe
 
     for outcome in tally.outcomes:
         if outcome.status == "degraded":
             say(describe(outcome))
+    replaced = [o for o in tally.outcomes if o.status in ("done", "degraded") and o.reason == CHANGED]
+    if replaced:
+        say(f"{len(replaced)} replaced, because the video behind the id is another than before:")
+        for outcome in replaced:
+            say(f"  {outcome.id}: now {outcome.path}")
     if tally.failed:
         say(f"{len(tally.failed)} failed:")
         for outcome in tally.failed:

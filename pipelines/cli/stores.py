@@ -150,13 +150,18 @@ def _info_set(item: FeatureSet) -> None:
 def _info_video(item: FeatureSet, identifier: str, *, as_json: bool) -> None:
     import msgspec
 
+    from ..progress import printable
+
     try:
         features = item[identifier]
     except KeyError as error:
         record = item.failure(identifier)
         if record is None:
             raise UsageError(str(error.args[0])) from error
-        click.echo(f"{identifier}: failed, {record.code}: {record.evidence}")
+        if as_json:
+            print_json({"id": identifier, "status": "failed", "code": record.code, "evidence": record.evidence})
+        else:
+            click.echo(printable(f"{identifier}: failed, {record.code}: {record.evidence}"))
         return
     path = item.shard_path(identifier)
     if as_json:

@@ -30,8 +30,8 @@ def reference() -> nn.Module:
             if isinstance(module, nn.BatchNorm3d):
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.2)
-                module.running_mean.normal_(0, 0.2)  # type: ignore[union-attr, operator]
-                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr, operator]
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
     return network
 
 

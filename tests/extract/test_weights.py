@@ -220,7 +220,7 @@ def test_an_interrupted_write_leaves_no_temporary_file(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(WeightsError, match="No space left on device; set VADX_HOME to a folder with room"):
         weights.add(published, known.name)
     assert files_of(home) == []

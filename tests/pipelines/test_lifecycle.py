@@ -794,13 +794,13 @@ def test_the_command_in_a_process_of_its_own(tmp_path: Path, vadx: Vadx) -> None
 def test_an_impossible_precision_leaves_no_empty_set(
     vadx_here: Callable[..., Ran], videos: Path, tmp_path: Path
 ) -> None:
-    ran = vadx_here("extract", videos, *TINY, "--device", "cpu", "--precision", "tf32")
+    ran = vadx_here(*TINY, videos, "--device", "cpu", "--precision", "tf32")
     assert (ran.code, (tmp_path / "vadx-store").exists()) == (2, False)
     assert "use fp32 or bf16" in ran.err
 
 
 def test_a_set_given_as_a_store_is_named(vadx_here: Callable[..., Ran], videos: Path, tmp_path: Path) -> None:
-    assert vadx_here("extract", videos, *TINY, "--limit", "1").code == 0
+    assert vadx_here(*TINY, videos, "--limit", "1").code == 0
     (feature_set,) = (tmp_path / "vadx-store").iterdir()
     ran = vadx_here("ls", "--store", feature_set)
     assert ran.code == 2
@@ -810,7 +810,7 @@ def test_a_set_given_as_a_store_is_named(vadx_here: Callable[..., Ran], videos: 
 def test_a_full_stdout_costs_the_output_only(videos: Path, tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "vadx", "extract", videos, *TINY],
+            [sys.executable, "-m", "vadx", *TINY, videos],
             cwd=tmp_path,
             env=vadx_environment(VADX_HOME=str(tmp_path / "home")),
             stdout=full,
@@ -821,3 +821,67 @@ def test_a_full_stdout_costs_the_output_only(videos: Path, tmp_path: Path) -> No
     assert done.returncode == 6
     assert "Traceback" not in done.stderr
     assert len(list((tmp_path / "vadx-store").glob("*/shards/*/*.h5"))) == 6
+
+
+def test_another_folder_with_the_same_ids_is_told(vadx_here: Callable[..., Ran], tmp_path: Path) -> None:
+    for folder, seed in (("camA", 1), ("camB", 2)):
+        make_video(tmp_path / folder / "001.mp4", seed=seed)
+    assert "replaced" not in vadx_here(*TINY, "camA").err
+    assert "1 replaced, because the video behind the id is another than before" in vadx_here(*TINY, "camB").err
+
+
+def test_json_wins_over_quiet_and_covers_failures(vadx_here: Callable[..., Ran], videos: Path, tmp_path: Path) -> None:
+    (videos / "dead.mp4").write_text("no video")
+    ran = vadx_here(*TINY, videos, "--json", "--quiet")
+    assert [json.loads(line)["event"] for line in ran.out.splitlines()][-1] == "summary"
+    (feature_set,) = (tmp_path / "vadx-store").iterdir()
+    told = json.loads(vadx_here("info", feature_set, "dead", "--json").out)
+    assert (told["status"], told["code"]) == ("failed", "VIDEO_NOT_VIDEO")
+
+
+@pytest.mark.parametrize("argument", ["", "@missing.txt"])
+def test_an_input_that_cannot_be_meant_is_refused(vadx_here: Callable[..., Ran], argument: str) -> None:
+    assert vadx_here(*TINY, argument).code == 2
+
+
+def test_one_impossible_name_in_a_list_fails_alone(vadx_here: Callable[..., Ran], videos: Path, tmp_path: Path) -> None:
+    good = sorted(videos.rglob("*.mp4"))[0]
+    (tmp_path / "list.txt").write_text(f"\ufeff{good}\n{'x' * 300}.mp4\n")
+    ran = vadx_here(*TINY, "@list.txt")
+    assert (ran.code, "1 stored" in ran.err, "VIDEO_UNREADABLE" in ran.err) == (3, True, True)
+
+
+def test_doctor_survives_packages_that_raise_anything(tmp_path: Path) -> None:
+    (tmp_path / "av.py").write_text("raise ValueError('numpy.dtype size changed')")
+    environment = vadx_environment(VADX_HOME=str(tmp_path / "home"))
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-m", "vadx", "doctor"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 4
+    assert "BROKEN  av" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_plug_in_that_cannot_be_loaded_leaves_the_others_usable(tmp_path: Path) -> None:
+    package = tmp_path / "broken-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[vadx.backbones]\nbroken = no_such_module:SPEC\n")
+    environment = vadx_environment(VADX_HOME=str(tmp_path / "home"))
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-m", "vadx", "backbones", "-q"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["i3d", "r2plus1d", "tiny"])
+    assert "broken cannot be loaded" in done.stderr
