@@ -118,7 +118,8 @@ class Engine:
         with torch.inference_mode(), _TensorFloat32(self._mode.tf32):
             inputs = normalize(clips.to(self.device), self._transform).to(self._mode.dtype)
             features = self._network(inputs.contiguous(memory_format=torch.channels_last_3d))
-            return features[:num_clips].float().cpu().numpy()  # type: ignore[no-any-return]
+            values: NDArray[np.float32] = features[:num_clips].float().cpu().numpy()
+            return values
 
 
 class _TensorFloat32:

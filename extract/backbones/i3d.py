@@ -135,4 +135,5 @@ class InceptionI3d(nn.Module):
 
     def head(self, features: Tensor) -> Tensor:
         """Give class scores ``(B, num_classes)``, before softmax, for features ``(B, 1024)``."""
-        return self.logits(features)  # type: ignore[no-any-return]
+        scores: Tensor = self.logits(features)
+        return scores

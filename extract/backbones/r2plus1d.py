@@ -28,8 +28,10 @@ class R2Plus1D18(nn.Module):
         x = self.stem(clips)
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
-        return self.avgpool(x).flatten(1)  # type: ignore[no-any-return]
+        pooled: Tensor = self.avgpool(x).flatten(1)
+        return pooled
 
     def head(self, features: Tensor) -> Tensor:
         """Give class scores ``(B, num_classes)``, before softmax, for features ``(B, 512)``."""
-        return self.fc(features)  # type: ignore[no-any-return]
+        scores: Tensor = self.fc(features)
+        return scores
