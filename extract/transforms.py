@@ -1,154 +1,135 @@
-"""Resizing, crops in every published order, and normalisation, on batches of uint8 frames.
+"""Resizing, crops and normalisation as a recipe says: the public face of `resize` and `crops`.
 
-Which kernel stands for which library was measured: facts with figures are in docs/numerics.md.
+How equal each kernel is to its library's was measured: docs/numerics.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from PIL import Image
-from torch.nn import functional as F
 
 from ..errors import RecipeError
+from .crops import CENTER_ROUNDING, CROP_ORDERS, center_crop, five_crop, ten_crop
+from .resize import INTERPOLATIONS, KERNELS, resize, resized_size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..features.recipe import Transform
 
-Position = str
+__all__ = [
+    "CENTER_ROUNDING",
+    "CROP_ORDERS",
+    "INTERPOLATIONS",
+    "KERNELS",
+    "Normalizer",
+    "center_crop",
+    "crop_frames",
+    "five_crop",
+    "num_crops",
+    "resize",
+    "resized_size",
+    "ten_crop",
+]
 
 
-def _resize_pil(images: Tensor, size: tuple[int, int]) -> Tensor:
-    # torch's own antialiased uint8 kernel differs in some values by 1 or 2, which moves I3D's features by a relative
-    # L2 of 1.6e-3 (docs/numerics.md).
-    height, width = size
-    pictures = (Image.fromarray(image.numpy()) for image in images.permute(0, 2, 3, 1).contiguous())
-    resized = [np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)) for picture in pictures]
-    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+def num_crops(transform: Transform) -> int:
+    """Give the number of crops that the recipe cuts out of a frame."""
+    return {"center": 1, "five": 5, "ten": 10}[transform.crops]
 
 
-def _resize_torch(images: Tensor, size: tuple[int, int]) -> Tensor:
-    resized = F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=False)
-    return resized.round_().to(torch.uint8)
+def crop_frames(images: Tensor, transform: Transform, *, flow: bool = False) -> Tensor:
+    """Give ``(crop, …, size, size)`` as the recipe says, from resized ``images (…, height, width)``.
 
-
-KERNELS: Mapping[str, Callable[[Tensor, tuple[int, int]], Tensor]] = MappingProxyType(
-    {"pil": _resize_pil, "torch": _resize_torch}
-)
-"""Name -> resize kernel on uint8. ``pil``: Pillow's own, bilinear with antialiasing. ``torch``: bilinear without,
-rounded to uint8, equal to torchvision's ``resize(antialias=False)`` and within 1 of OpenCV's on upscaling."""
-
-
-def resized_size(height: int, width: int, resize: int | tuple[int, int]) -> tuple[int, int]:
-    """Give (height, width) after resizing: exactly ``resize``, or short side ``resize`` and the long side floored."""
-    if not isinstance(resize, int):
-        return resize
-    if height <= width:
-        return resize, int(resize * width / height)
-    return int(resize * height / width), resize
-
-
-def resize(images: Tensor, size: int | tuple[int, int], *, kernel: str = "pil") -> Tensor:
-    """Resize uint8 ``images (…, 3, height, width)`` to a short side or to ``(height, width)``.
+    With ``flow``, ``images (…, channel, height, width)`` hold optical flow, as in `ten_crop`.
 
     Raises
     ------
     RecipeError
-        for an unknown kernel.
+        if the images are smaller than a crop.
     """
-    if kernel not in KERNELS:
-        msg = f"unknown resize kernel {kernel!r}; there are: {', '.join(KERNELS)}"
-        raise RecipeError(msg)
-    height, width = images.shape[-2:]
-    target = resized_size(height, width, size)
-    if target == (height, width):
-        return images
-    flat = images.reshape(-1, *images.shape[-3:])
-    return KERNELS[kernel](flat, target).reshape(*images.shape[:-2], *target)
-
-
-_FIVE = {
-    "tv": ("top left", "top right", "bottom left", "bottom right", "center"),
-    "oversample": ("top left", "top right", "center", "bottom left", "bottom right"),
-    "roc": ("center", "top left", "top right", "bottom left", "bottom right"),
-    "caffe": ("top left", "top right", "bottom left", "bottom right", "center"),
-}
-_MIRRORS_THE_CROP = frozenset({"roc", "caffe"})
-
-CROP_ORDERS: Mapping[str, tuple[Position, ...]] = MappingProxyType(_FIVE)
-"""Name -> order of the first five crops. ``tv``: torchvision, RTFM's author. ``oversample``: UR-DMU and I3D extractors
-built on Finspire13's. ``roc``: Roc-Ng/DeepMIL, XD-Violence, VadCLIP. ``caffe``: GCN-Anomaly-Detection. Crops six to ten
-are the same places of the mirrored frame (``tv``, ``oversample``) or the same crops mirrored (``roc``, ``caffe``)."""
-
-CENTER_ROUNDING: Mapping[str, Callable[[int], int]] = MappingProxyType(
-    {"floor": lambda margin: margin // 2, "round": lambda margin: round(margin / 2)}
-)
-"""Name -> offset of the centre crop from the margin. ``round`` is torchvision's, half to even."""
-
-
-def center_crop(images: Tensor, size: int, *, rounding: str = "round") -> Tensor:
-    """Crop the centre of ``images (…, height, width)``: a view, nothing is copied."""
-    return _crop(images, "center", size, rounding)
-
-
-def five_crop(images: Tensor, size: int, *, order: str = "tv", rounding: str = "round") -> Tensor:
-    """Give ``(5, …, size, size)``: four corners and the centre of ``images (…, height, width)``, in a published order.
-
-    Raises
-    ------
-    RecipeError
-        for an unknown order, or if the images are smaller than ``size``.
-    """
-    return torch.stack(_five(images, size, order, rounding))
-
-
-def ten_crop(images: Tensor, size: int, *, order: str = "tv", rounding: str = "round") -> Tensor:
-    """Give ``(10, …, size, size)``: the five crops, then their mirrored companions. Raises as `five_crop`."""
-    crops = _five(images, size, order, rounding)
-    if order in _MIRRORS_THE_CROP:
-        return torch.stack([*crops, *(crop.flip(-1) for crop in crops)])
-    return torch.stack([*crops, *_five(images.flip(-1), size, order, rounding)])
-
-
-def _five(images: Tensor, size: int, order: str, rounding: str) -> list[Tensor]:
-    if order not in CROP_ORDERS:
-        msg = f"unknown crop order {order!r}; there are: {', '.join(CROP_ORDERS)}"
-        raise RecipeError(msg)
-    return [_crop(images, position, size, rounding) for position in CROP_ORDERS[order]]
-
-
-def _crop(images: Tensor, position: Position, size: int, rounding: str) -> Tensor:
-    height, width = images.shape[-2:]
-    if min(height, width) < size:
-        msg = f"cannot crop {size}x{size} out of {width}x{height}"
-        raise RecipeError(msg)
-    if position == "center":
-        top, left = (CENTER_ROUNDING[rounding](side - size) for side in (height, width))
-    else:
-        top = 0 if "top" in position else height - size
-        left = 0 if "left" in position else width - size
-    return images[..., top : top + size, left : left + size]
-
-
-def crop_frames(images: Tensor, transform: Transform) -> Tensor:
-    """Give ``(crop, …, size, size)`` as the recipe says, from resized ``images (…, height, width)``."""
     rounding = transform.center_rounding
     if transform.crop_order is None:
         return center_crop(images, transform.crop, rounding=rounding).unsqueeze(0)
-    crops = {"five": five_crop, "ten": ten_crop}[transform.crops]
-    return crops(images, transform.crop, order=transform.crop_order, rounding=rounding)
+    if transform.crops == "five":
+        return five_crop(images, transform.crop, order=transform.crop_order, rounding=rounding)
+    return ten_crop(images, transform.crop, order=transform.crop_order, rounding=rounding, flow=flow)
 
 
-def normalize(clips: Tensor, transform: Transform) -> Tensor:
-    """Turn uint8 RGB ``clips (…, 3, T, H, W)`` into the network's float32 input: scale, offset, mean, std, order."""
-    shape = (3, 1, 1, 1)
-    mean = torch.tensor(transform.mean, device=clips.device).reshape(shape)
-    std = torch.tensor(transform.std, device=clips.device).reshape(shape)
-    ordered = clips.flip(-4) if transform.channel_order == "bgr" else clips
-    return ordered.float().mul_(transform.scale).add_(transform.offset).sub_(mean).div_(std)
+class Normalizer:
+    """Turns pixels on the 0-255 scale into a network's float32 input: order of channels, scale, offset, mean, std.
+
+    ``mean_cube (3, T, height, width)`` is a mean for each pixel of a resized clip, channels in the network's order
+    (facebookarchive/C3D, C3D-v1.0, ``sport1m_train16_128_mean.binaryproto``). It is cut where the crops are, mirrored
+    where they are, and subtracted after the offset.
+
+    Raises
+    ------
+    RecipeError
+        if the cube is not of the recipe's resized frames, or there is one and the recipe has none, or the reverse.
+    """
+
+    def __init__(self, transform: Transform, mean_cube: Tensor | None = None) -> None:
+        self._transform = transform
+        if (mean_cube is None) != (transform.mean_cube is None):
+            msg = (
+                f"transform.mean_cube is {transform.mean_cube}, but {'no' if mean_cube is None else 'a'} cube is given"
+            )
+            raise RecipeError(msg)
+        self._cuts: Tensor | None = None
+        if mean_cube is not None:
+            if mean_cube.dim() != 4 or mean_cube.shape[0] != 3 or mean_cube.shape[2:] != transform.resize:
+                msg = (
+                    f"a mean cube of shape {tuple(mean_cube.shape)} is not (3, T, height, width) "
+                    f"of frames resized to {transform.resize}"
+                )
+                raise RecipeError(msg)
+            self._cuts = crop_frames(mean_cube.float(), transform)
+
+    def __call__(self, clips: Tensor, crops: Tensor) -> Tensor:
+        """Normalise a batch, which is left as it is.
+
+        Parameters
+        ----------
+        clips
+            uint8 or float ``(n, C, T, H, W)`` of clips or ``(n, C, H, W)`` of frames: RGB, or flow on the same scale.
+        crops
+            int64 ``(n,)``: the number of each one's crop, as in `crop_frames`.
+
+        Raises
+        ------
+        RecipeError
+            if the recipe's mean, std, order or cube is of colours and ``C`` is not 3, or the cube has another length.
+        """
+        transform = self._transform
+        shape = (-1, *[1] * (clips.dim() - 2))
+        is_plain = transform.channel_order == "rgb" and not any(transform.mean) and set(transform.std) == {1.0}
+        if clips.shape[1] != 3 and not (is_plain and self._cuts is None):
+            msg = f"the recipe normalises 3 colours, and got {clips.shape[1]} channels"
+            raise RecipeError(msg)
+        ordered = clips.flip(1) if transform.channel_order == "bgr" else clips
+        values = ordered.to(torch.float32, copy=True)
+        # Steps that change nothing are left out: each is a pass through memory.
+        if transform.scale != 1.0:
+            values.mul_(transform.scale)
+        if transform.offset != 0.0:
+            values.add_(transform.offset)
+        if self._cuts is not None:
+            values.sub_(self._cube(clips, crops))
+        if any(transform.mean):
+            values.sub_(torch.tensor(transform.mean, device=clips.device).reshape(shape))
+        if set(transform.std) != {1.0}:
+            values.div_(torch.tensor(transform.std, device=clips.device).reshape(shape))
+        return values
+
+    def _cube(self, clips: Tensor, crops: Tensor) -> Tensor:
+        """Give each clip's part of the mean cube, in its shape."""
+        cuts = self._cuts
+        length = clips.shape[2] if clips.dim() == 5 else 1
+        if cuts is None or cuts.shape[2] != length:
+            msg = f"the mean cube is of {None if cuts is None else cuts.shape[2]} frames, and the clips of {length}"
+            raise RecipeError(msg)
+        if cuts.device != clips.device:
+            cuts = self._cuts = cuts.to(clips.device)
+        return cuts.index_select(0, crops.to(clips.device)).reshape(clips.shape)

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .recipe import Recipe
     from .store import FeatureSet, Store
-    from .timeline import Clip, ClipFeatures
+    from .timeline import Clip, ClipFeatures, concatenate
 
-__all__ = ["Clip", "ClipFeatures", "FeatureSet", "Recipe", "Store"]
+__all__ = ["Clip", "ClipFeatures", "FeatureSet", "Recipe", "Store", "concatenate"]
 
-_HOMES = {"Clip": "timeline", "ClipFeatures": "timeline", "FeatureSet": "store", "Recipe": "recipe", "Store": "store"}
+_HOMES = {
+    "Clip": "timeline",
+    "ClipFeatures": "timeline",
+    "FeatureSet": "store",
+    "Recipe": "recipe",
+    "Store": "store",
+    "concatenate": "timeline",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,10 +20,20 @@ from ..errors import RecipeError
 NUMERICS = 1
 """Raised when a bug fix changes values, so that features made before and after never share a set."""
 
-Kernel = Literal["pil", "torch"]
+MAX_FPS = 1000
+"""Highest frame rate that resampling makes: where an hour without frames is bridged, that is 3.6 million of them."""
+
+RAFT_MIN_SIDE = 121
+"""Smallest side in pixels that RAFT takes: it is padded to 128, and its pyramid of correlations breaks below."""
+
+Kernel = Literal["pil", "cv2", "torch", "torch_float"]
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 CropSet = Literal["center", "five", "ten"]
-CropOrder = Literal["tv", "oversample", "roc", "caffe"]
-Tail = Literal["drop", "repeat_last", "loop", "zero", "clamp", "wrap", "plus_one", "minus_one"]
+CropOrder = Literal["tv", "oversample", "roc", "caffe", "tsn"]
+Tail = Literal["drop", "repeat_last", "loop", "zero", "clamp", "wrap", "plus_one", "minus_one", "partial_mean"]
+Temporal = Literal["clip", "mean", "first", "middle"]
+FlowMethod = Literal["tvl1", "raft", "farneback"]
+Quantization = Literal["none", "round_128", "round_255"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 StoredDtype = Literal["float32", "float16"]
 
@@ -40,15 +50,22 @@ class Decode:
 class Sampling:
     """Which frames make a clip: ``clip_length`` frames, ``frame_step`` apart, a new clip every ``clip_stride``.
 
-    Lengths and strides count source frames. ``tail`` names the rule for the frames that fill no whole clip.
+    Lengths and strides count source frames, or, with ``fps``, the frames that resampling to that rate selects.
+    ``tail`` names the rule for the frames that fill no whole clip.
     """
 
     clip_length: int
     clip_stride: int
     tail: Tail
     frame_step: int = 1
+    fps: float | None = None
 
     def __post_init__(self) -> None:
+        if self.fps is not None:
+            if not 0 < self.fps <= MAX_FPS:
+                msg = f"sampling.fps must be positive and at most {MAX_FPS}, got {self.fps}"
+                raise RecipeError(msg)
+            object.__setattr__(self, "fps", float(self.fps))
         for name in ("clip_length", "clip_stride", "frame_step"):
             if getattr(self, name) < 1:
                 msg = f"sampling.{name} must be at least 1, got {getattr(self, name)}"
@@ -56,7 +73,7 @@ class Sampling:
 
     @property
     def clip_span(self) -> int:
-        """Number of source frames from a clip's first frame to its last, both counted."""
+        """Number of frames from a clip's first frame to its last, both counted."""
         return (self.clip_length - 1) * self.frame_step + 1
 
 
@@ -68,6 +85,10 @@ class Transform:
     ``crop`` is the side of the square crops; ``crop_order`` names their published order, None for one crop.
     ``center_rounding`` says how an odd margin around the centre is halved. Pixels become
     ``(x * scale + offset - mean) / std`` on 0-255 input, per channel in ``channel_order``.
+
+    Steps that some extractors take before: frames are brought to ``pre_resize`` (height, width), then through a
+    ``jpeg`` file: ``"ffmpeg"`` as its image files are by default, or a libjpeg quality. ``mean_cube`` is the sha256
+    of a mean for each pixel of a clip, subtracted where the crops are cut. ``crop_mean`` averages the crops' features.
     """
 
     kernel: Kernel
@@ -75,12 +96,17 @@ class Transform:
     crop: int
     crops: CropSet = "center"
     crop_order: CropOrder | None = None
-    center_rounding: Literal["floor", "round"]
+    center_rounding: Literal["floor", "ceil", "round"]
     channel_order: Literal["rgb", "bgr"] = "rgb"
     scale: float = 1.0
     offset: float = 0.0
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    interpolation: Interpolation = "bilinear"
+    pre_resize: tuple[int, int] | None = None
+    jpeg: Literal["ffmpeg"] | int | None = None
+    mean_cube: str | None = None
+    crop_mean: bool = False
 
     def __post_init__(self) -> None:
         sides = (self.resize,) if isinstance(self.resize, int) else self.resize
@@ -89,6 +115,18 @@ class Transform:
             raise RecipeError(msg)
         if (self.crops == "center") != (self.crop_order is None):
             msg = f"transform.crop_order orders several crops: got {self.crop_order!r} for {self.crops!r}"
+            raise RecipeError(msg)
+        if self.crop_mean and self.crops == "center":
+            msg = "transform.crop_mean averages several crops: transform.crops is center, which is one"
+            raise RecipeError(msg)
+        if self.pre_resize is not None and min(self.pre_resize) < 1:
+            msg = f"transform.pre_resize must be at least 1 x 1, got {self.pre_resize}"
+            raise RecipeError(msg)
+        if isinstance(self.jpeg, int) and not 1 <= self.jpeg <= 100:
+            msg = f"transform.jpeg is a quality from 1 to 100, or ffmpeg; got {self.jpeg}"
+            raise RecipeError(msg)
+        if self.kernel != "pil" and self.interpolation != "bilinear":
+            msg = f"transform.kernel {self.kernel} is bilinear; {self.interpolation} is Pillow's: kernel pil"
             raise RecipeError(msg)
         for name in ("scale", "offset", "mean", "std"):
             value = getattr(self, name)
@@ -107,17 +145,56 @@ class Transform:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """Which network, which of its layers, and the switches that select a published variant of it."""
+    """Which network, which of its layers, and the switches that select a published variant of it.
+
+    ``temporal`` says how a clip becomes one vector: the network maps whole clips (``clip``), or single frames, of
+    which the ``first`` or the ``middle`` one (position ``clip_length // 2``) stands for the clip, or the ``mean``.
+    """
 
     name: str
     layer: str
     switches: dict[str, str | float | int | bool] = field(default_factory=dict)
+    temporal: Temporal = "clip"
 
     def __post_init__(self) -> None:
         for name, value in self.switches.items():
             if isinstance(value, float) and not math.isfinite(value):
                 msg = f"network.switches.{name} must be finite, got {value}"
                 raise RecipeError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """Optical flow between neighbouring resized frames, in the place of their pixels.
+
+    Flow i leads from frame i to frame i + 1 and is counted as frame i. ``last``: the last frame, which has none,
+    gets the one before (``repeat``: as many flows as frames) or nothing (``drop``: one less). Displacements in pixels
+    are clipped to ``bound`` and put on the 0-255 scale of pictures by ``quantization``: ``none`` (127.5 is no motion,
+    nothing rounded), ``round_128`` (128 + 255 / (2 bound) x, rounded) or ``round_255`` (255 (x + bound) / (2 bound),
+    rounded). ``stack`` flows from i on make one input of ``2 * stack`` channels, x before y. ``weights`` is the sha256
+    of a network that computes flow.
+    """
+
+    method: FlowMethod
+    bound: float = 20.0
+    quantization: Quantization = "none"
+    last: Literal["repeat", "drop"] = "repeat"
+    stack: int = 1
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bound < math.inf or self.stack < 1:
+            msg = f"flow.bound must be positive and flow.stack at least 1, got {self.bound} and {self.stack}"
+            raise RecipeError(msg)
+        if self.method != "raft" and self.weights is not None:
+            msg = f"flow.weights are those of raft, got {self.weights!r} for {self.method}"
+            raise RecipeError(msg)
+        object.__setattr__(self, "bound", float(self.bound))
+
+    @property
+    def channels(self) -> int:
+        """Number of the network's input channels."""
+        return 2 * self.stack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +218,21 @@ class Recipe:
     precision: Precision = "fp32"
     dtype: StoredDtype = "float32"
     numerics: int = NUMERICS
+    flow: Flow | None = None
+
+    def __post_init__(self) -> None:
+        transform = self.transform
+        plain = transform.channel_order == "rgb" and not any(transform.mean) and set(transform.std) == {1.0}
+        if self.flow is not None and not (plain and transform.mean_cube is None and transform.jpeg is None):
+            msg = "a flow recipe has no colour channels: leave channel_order, mean, std, mean_cube and jpeg alone"
+            raise RecipeError(msg)
+        sides = (transform.resize,) if isinstance(transform.resize, int) else transform.resize
+        if self.flow is not None and self.flow.method == "raft" and min(sides) < RAFT_MIN_SIDE:
+            msg = f"flow by raft needs sides of {RAFT_MIN_SIDE} pixels or more, got transform.resize {transform.resize}"
+            raise RecipeError(msg)
+        if self.sampling.tail == "partial_mean" and self.network.temporal != "mean":
+            msg = "sampling.tail partial_mean averages the frames there are: it needs network.temporal mean"
+            raise RecipeError(msg)
 
     def to_mapping(self) -> dict[str, Any]:
         """Give the canonical mapping: plain JSON types, and no field added later that has its implied value."""
@@ -169,7 +261,16 @@ class Recipe:
 
 # Fields younger than the first recipes: (class name, field) -> the value that older versions implied. Such a
 # field is left out of the canonical mapping while it has that value, so that old digests stay what they were.
-_IMPLIED: dict[tuple[str, str], object] = {}
+_IMPLIED: dict[tuple[str, str], object] = {
+    ("Sampling", "fps"): None,
+    ("Transform", "interpolation"): "bilinear",
+    ("Transform", "pre_resize"): None,
+    ("Transform", "jpeg"): None,
+    ("Transform", "mean_cube"): None,
+    ("Transform", "crop_mean"): False,
+    ("Network", "temporal"): "clip",
+    ("Recipe", "flow"): None,
+}
 
 
 def _plain(value: object) -> object:
@@ -212,6 +313,10 @@ def _build_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     for option in options:
         if option is type(value):
             return value
+    # An object can only be meant for the one dataclass among them, and its errors name the field.
+    for option in options:
+        if dataclasses.is_dataclass(option) and isinstance(value, dict):
+            return _build(option, value, where)
     for option in options:
         try:
             return _build(option, value, where)

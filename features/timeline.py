@@ -13,6 +13,8 @@ import numpy as np
 from ..errors import FeatureError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 
@@ -129,6 +131,39 @@ class ClipTable:
     damaged: NDArray[np.bool_]
     facts: VideoFacts
     num_padded_frames: int
+
+
+def concatenate(parts: Sequence[ClipFeatures]) -> ClipFeatures:
+    """Put the features of one video under several recipes side by side: dim is the sum, such as 1024 + 1024.
+
+    ``parts`` must describe the same clips with as many crops; damage in one is damage in all. Values become the widest
+    of their types; facts and provenance are the first's.
+
+    Raises
+    ------
+    ValueError
+        if their clips or crops differ: then clip i of one is not clip i of another.
+    """
+    if not parts:
+        msg = "there is nothing to put side by side"
+        raise ValueError(msg)
+    first = parts[0]
+    for part in parts[1:]:
+        if part.values.shape[:2] != first.values.shape[:2] or not np.array_equal(part.frames, first.frames):
+            msg = (
+                f"clips differ: {first.values.shape[0]} clips of {first.values.shape[1]} crops and "
+                f"{part.values.shape[0]} of {part.values.shape[1]}; extract both with one clip length, stride and tail"
+            )
+            raise ValueError(msg)
+    return ClipFeatures(
+        values=np.concatenate([part.values for part in parts], axis=2),
+        frames=first.frames,
+        seconds=first.seconds,
+        damaged=np.logical_or.reduce([part.damaged for part in parts]),
+        facts=first.facts,
+        num_padded_frames=first.num_padded_frames,
+        provenance=first.provenance,
+    )
 
 
 def check_shapes(

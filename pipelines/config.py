@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import rich_click as click
 
@@ -61,7 +61,20 @@ def default_map(commands: Iterable[str]) -> dict[str, Any]:
     for name, table in settings.items():
         if name not in known or not isinstance(table, dict):
             raise UsageError(_unknown(path, name, known))
-    return {command: {key.replace("-", "_"): v for key, v in table.items()} for command, table in settings.items()}
+    return {command: dict(_as_parameters(table)) for command, table in settings.items()}
+
+
+_REPEATED = {"backbone": "backbones", "preset": "presets", "switch": "switches"}
+"""Option that can be given several times -> its parameter. One word in a file is a list of one."""
+
+
+def _as_parameters(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name in _REPEATED:
+            yield _REPEATED[name], [value] if isinstance(value, str) else value
+        else:
+            yield name, value
 
 
 def check_options(path: Path, command: click.Command, table: Mapping[str, Any]) -> None:

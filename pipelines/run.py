@@ -97,44 +97,62 @@ def dry_run(feature_set: FeatureSet | None, entries: Sequence[Entry], options: d
             yield DryRunLine(entry.id, path, decision.verb, decision.reason)
 
 
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """One feature set's part in a run: what is to be done, and what became of it."""
+
+    job: Job
+    tally: Tally
+    log: RunLog
+
+
+def start_runs(jobs: Sequence[Job], num_videos: int) -> list[JobRun]:
+    """Give the parts of a run, one a feature set."""
+    return [JobRun(job, Tally(num_videos), RunLog(FeatureSet(job.set_path))) for job in jobs]
+
+
 def run_videos(
     entries: Sequence[Entry],
     colliding: Sequence[Entry],
-    job: Job,
-    tally: Tally,
+    runs: Sequence[JobRun],
     *,
     display: Display,
     limit: int | None = None,
     emit: Callable[[bytes], Any] = lambda _line: None,
-) -> RunLog:
-    """Do what every video still needs. ``tally`` holds what became of them, also if the run is stopped.
+) -> None:
+    """Do what every video still needs, each decoded once for all feature sets.
 
-    ``limit`` ends the run after so many videos that had to be worked on. ``emit`` is given every event as one line of
-    JSON. What is finished stays finished, however the run ends.
+    The tallies of ``runs`` hold what became of the videos, also if the run is stopped. ``limit`` ends the run after so
+    many videos that had to be worked on. ``emit`` is given every event as one line of JSON; with several sets a
+    video's events name theirs. What is finished stays finished, however the run ends.
 
     Raises
     ------
     StoreWriteError, WeightsError, Stopped
         if the run cannot go on; the summary is written all the same.
     """
-    feature_set = FeatureSet(job.set_path)
-    hints = load_index(feature_set.index_path).sources
-    run_log = RunLog(feature_set)
-    set_path = as_text(str(job.set_path))
-    start = StartEvent(run_log.name, set_path, feature_set.digest, tally.num_videos, job.batch, job.device)
-    emit(run_log.write(start))
+    hints: dict[str, tuple[int, int, str]] = {}
+    for run in runs:
+        hints.update(load_index(FeatureSet(run.job.set_path).index_path).sources)
+        emit(run.log.write(_start(run)))
     new_hints: dict[str, tuple[int, int, str]] = {}
     exit_code = 1
+    # A video's line on the display is its worst: how many frames were decoded does not depend on the sets.
+    shown = Tally(len(entries) + len(colliding))
     display.start(entries)
     with StopSignals() as stop:
         try:
-            for outcome in _outcomes(entries, colliding, job, hints, display, stop, limit):
-                tally.outcomes.append(outcome)
-                if outcome.hint is not None:
-                    new_hints[str(Path(outcome.path).absolute())] = outcome.hint
-                display.end(outcome, tally)
-                emit(run_log.write(video_event(outcome)))
-            exit_code = 3 if tally.failed else 0
+            for outcomes in _outcomes(entries, colliding, [run.job for run in runs], hints, display, stop, limit):
+                for run, outcome in zip(runs, outcomes, strict=True):
+                    run.tally.outcomes.append(outcome)
+                    if outcome.hint is not None:
+                        new_hints[str(Path(outcome.path).absolute())] = outcome.hint
+                shown.outcomes.append(max(outcomes, key=_severity))
+                display.end(shown.outcomes[-1], shown)
+                for run, outcome in zip(runs, outcomes, strict=True):
+                    name = as_text(run.job.set_path.name) if len(runs) > 1 else None
+                    emit(run.log.write(video_event(outcome, feature_set=name)))
+            exit_code = 3 if shown.failed else 0
         except VadxError as error:
             exit_code = error.exit_code
             raise
@@ -143,24 +161,38 @@ def run_videos(
             raise
         finally:
             display.stop()
-            # The index is derived: a disk that refuses it must not hide why the run ended.
-            with suppress(StoreWriteError):
-                feature_set.save_index(new_hints)
-            emit(run_log.write(_summary(tally, run_log.name, stop.exit_code or exit_code)))
-    return run_log
+            for run in runs:
+                # The index is derived: a disk that refuses it must not hide why the run ended.
+                with suppress(StoreWriteError):
+                    FeatureSet(run.job.set_path).save_index(new_hints)
+                own_code = exit_code if exit_code != 3 else 3 * bool(run.tally.failed)
+                emit(run.log.write(_summary(run.tally, run.log.name, stop.exit_code or own_code)))
+
+
+_SEVERITY = ("current", "done", "degraded", "failed")
+
+
+def _severity(outcome: Outcome) -> int:
+    return _SEVERITY.index(outcome.status)
+
+
+def _start(run: JobRun) -> StartEvent:
+    job = run.job
+    set_path = as_text(str(job.set_path))
+    return StartEvent(run.log.name, set_path, job.recipe.digest, run.tally.num_videos, job.batch, job.device)
 
 
 def _outcomes(
     entries: Sequence[Entry],
     colliding: Sequence[Entry],
-    job: Job,
+    jobs: Sequence[Job],
     hints: dict[str, tuple[int, int, str]],
     display: Display,
     stop: StopSignals,
     limit: int | None,
-) -> Iterator[Outcome]:
+) -> Iterator[list[Outcome]]:
     for entry in colliding:
-        yield collision_outcome(entry)
+        yield [collision_outcome(entry) for _ in jobs]
 
     def on_frames(entry: Entry, count: int) -> None:
         stop.check()
@@ -172,11 +204,15 @@ def _outcomes(
         if limit is not None and worked_on >= limit:
             return
         hint = hints.get(str(entry.path.absolute()))
-        outcome = process_video(entry, job, hint=hint, on_frames=partial(on_frames, entry))
-        # What only its surroundings can mend does not count, or it would be all that is ever tried.
-        new_failure = outcome.status == "failed" and outcome.reason != "failed before" and not outcome.retriable
-        worked_on += outcome.status in ("done", "degraded") or new_failure
-        yield outcome
+        outcomes = process_video(entry, jobs, hint=hint, on_frames=partial(on_frames, entry))
+        worked_on += any(_was_work(outcome) for outcome in outcomes)
+        yield outcomes
+
+
+def _was_work(outcome: Outcome) -> bool:
+    # What only its surroundings can mend does not count, or it would be all that is ever tried.
+    new_failure = outcome.status == "failed" and outcome.reason != "failed before" and not outcome.retriable
+    return outcome.status in ("done", "degraded") or new_failure
 
 
 def _summary(tally: Tally, run: str, exit_code: int) -> SummaryEvent:

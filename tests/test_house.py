@@ -128,8 +128,9 @@ def test_hdf5_is_never_opened_for_changing() -> None:
 
 PUBLIC = {
     "vadx": ["__version__"],
-    "vadx.features": ["Clip", "ClipFeatures", "FeatureSet", "Recipe", "Store"],
+    "vadx.features": ["Clip", "ClipFeatures", "FeatureSet", "Recipe", "Store", "concatenate"],
     "vadx.extract": ["Backbone", "extract_video", "load_backbone", "probe_video"],
+    "vadx.extract.transforms": ["five_crop", "resize", "ten_crop"],
     "vadx.detectors": [],
     "vadx.pipelines": [],
 }

@@ -1,93 +1,34 @@
-"""The table of networks, and how a name becomes a network with weights."""
+"""The table of networks, and how a name becomes a row of it."""
 
 from __future__ import annotations
 
-import importlib
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ...errors import UsageError
-from ..presets import PRESETS, Preset
+from ..presets import PRESET_GROUPS, Preset
+from .spec import BackboneSpec, HasHead
+from .table import BUILT_IN
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "BackboneSpec",
+    "HasHead",
+    "backbones",
+    "class_names",
+    "find_backbone",
+    "find_preset",
+    "find_presets",
+]
 
 log = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "vadx.backbones"
-
-
-@dataclass(frozen=True, slots=True)
-class BackboneSpec:
-    """One row of the table of networks. An entry point of `ENTRY_POINT_GROUP` gives one of these.
-
-    ``factory`` is ``module:attribute`` of a callable that takes the recipe's switches as keywords and returns the
-    network: a module that maps normalised clips ``(B, 3, T, H, W)`` to features ``(B, dim)``, and that may have a
-    ``head`` from features to scores of the classes in ``classes``. ``presets`` is not empty; the first is the default.
-    """
-
-    name: str
-    title: str
-    dim: int
-    min_clip_length: int
-    factory: str
-    presets: tuple[Preset, ...]
-    licence: str
-    classes: str | None = None
-
-    @property
-    def default_preset(self) -> Preset:
-        return self.presets[0]
-
-    def build(self, switches: Mapping[str, Any]) -> nn.Module:
-        """Make the network with arbitrary weights.
-
-        Raises
-        ------
-        UsageError
-            for a switch that the network does not have.
-        """
-        module, _, attribute = self.factory.partition(":")
-        factory = cast("Callable[..., nn.Module]", getattr(importlib.import_module(module), attribute))
-        try:
-            return factory(**switches)
-        except TypeError as error:
-            msg = f"backbone {self.name} cannot be built with {dict(switches)}: {error}"
-            raise UsageError(msg) from error
-
-
-class HasHead(Protocol):
-    """A network with a classifier on top of its features."""
-
-    def head(self, features: Tensor) -> Tensor: ...
-
-
-_BUILT_IN = (
-    BackboneSpec(
-        name="i3d",
-        title="I3D Inception-v1 RGB",
-        dim=1024,
-        min_clip_length=9,
-        factory="vadx.extract.backbones.i3d:InceptionI3d",
-        presets=(PRESETS["kinetics-i3d"], PRESETS["xdviolence-i3d"]),
-        licence="Apache-2.0",
-        classes="kinetics400",
-    ),
-    BackboneSpec(
-        name="r2plus1d",
-        title="R(2+1)D-18",
-        dim=512,
-        min_clip_length=1,
-        factory="vadx.extract.backbones.r2plus1d:R2Plus1D18",
-        presets=(PRESETS["kinetics-r2plus1d"],),
-        licence="BSD-3-Clause",
-        classes="kinetics400",
-    ),
-)
+TIMM_PREFIX = "tsn:timm/"
+"""``tsn:timm/NAME`` is timm's network NAME, frame by frame; its only preset is ``timm-NAME``."""
+TIMM_PRESET_PREFIX = "timm-"
 
 
 @lru_cache(maxsize=1)
@@ -99,7 +40,7 @@ def backbones() -> Mapping[str, BackboneSpec]:
     UsageError
         if a plug-in takes a name that is taken, or gives something else than a `BackboneSpec`.
     """
-    table = {spec.name: spec for spec in _BUILT_IN}
+    table = {spec.name: spec for spec in BUILT_IN}
     for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             spec = point.load()
@@ -116,16 +57,32 @@ def backbones() -> Mapping[str, BackboneSpec]:
 
 def find_backbone(name: str) -> BackboneSpec:
     """Give the network of this name. Raises `UsageError` naming those that exist."""
+    if name.startswith(TIMM_PREFIX):
+        return _timm_spec(name.removeprefix(TIMM_PREFIX))
     table = backbones()
     if name not in table:
-        msg = f"there is no backbone {name!r}; there are: {', '.join(table)}"
+        msg = f"there is no backbone {name!r}; there are: {', '.join(table)}, and {TIMM_PREFIX}NAME"
         raise UsageError(msg)
     return table[name]
+
+
+def _timm_spec(name: str) -> BackboneSpec:
+    # Imported late: it imports torch, and other networks do not need timm.
+    from .timm_nets import timm_spec
+
+    return timm_spec(name)
+
+
+def find_presets(name: str) -> tuple[Preset, ...]:
+    """Give the preset of this name, or those of the group of this name. Raises `UsageError` as `find_preset`."""
+    return tuple(find_preset(member) for member in PRESET_GROUPS.get(name, (name,)))
 
 
 def find_preset(name: str) -> Preset:
     """Give the preset of this name. Raises `UsageError` naming those that exist."""
     table = {preset.name: preset for spec in backbones().values() for preset in spec.presets}
+    if name not in table and name.startswith(TIMM_PRESET_PREFIX):
+        return _timm_spec(name.removeprefix(TIMM_PRESET_PREFIX)).default_preset
     if name not in table:
         msg = f"there is no preset {name!r}; there are: {', '.join(table)}"
         raise UsageError(msg)
@@ -135,11 +92,16 @@ def find_preset(name: str) -> Preset:
 def class_names(classes: str) -> list[str]:
     """Give the names of a network's classes, in the order of its scores.
 
-    ``kinetics400`` are torchvision's, R2Plus1D_18_Weights.KINETICS400_V1.
+    ``kinetics400`` and ``imagenet1k`` are torchvision's, of R2Plus1D_18_Weights.KINETICS400_V1 and
+    ResNet50_Weights.IMAGENET1K_V2.
     """
-    if classes != "kinetics400":
-        msg = f"there are no class names for {classes!r}"
-        raise UsageError(msg)
-    from torchvision.models.video import R2Plus1D_18_Weights
+    if classes == "kinetics400":
+        from torchvision.models.video import R2Plus1D_18_Weights
 
-    return list(R2Plus1D_18_Weights.KINETICS400_V1.meta["categories"])
+        return list(R2Plus1D_18_Weights.KINETICS400_V1.meta["categories"])
+    if classes == "imagenet1k":
+        from torchvision.models import ResNet50_Weights
+
+        return list(ResNet50_Weights.IMAGENET1K_V2.meta["categories"])
+    msg = f"there are no class names for {classes!r}"
+    raise UsageError(msg)

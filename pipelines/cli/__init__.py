@@ -28,13 +28,14 @@ COMMANDS = {
     "probe": "machine",
     "doctor": "machine",
     "backbones": "machine",
+    "presets": "presets",
     "weights": "weights",
     "demo": "demo",
 }
 """Command -> the module of this package that holds it."""
 
 
-_LISTINGS = frozenset({"ls", "info", "backbones", "weights", "doctor"})
+_LISTINGS = frozenset({"ls", "info", "backbones", "presets", "weights", "doctor"})
 _OUTPUT_REFUSED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 

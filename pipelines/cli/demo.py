@@ -28,9 +28,9 @@ def demo(out: Path, device: str) -> int:
     from ...features.store import Store
     from ..demo import make_demo_plan, prepare
     from ..inputs import find_videos
-    from ..plan import prose
-    from ..progress import Tally, make_display
-    from ..run import run_videos
+    from ..progress import make_display
+    from ..prose import prose
+    from ..run import run_videos, start_runs
 
     say("clips and weights: fetched once, then kept")
     material = prepare(out)
@@ -47,9 +47,10 @@ def demo(out: Path, device: str) -> int:
     job = make_job(plan, feature_set, {**options, **flags})
     found = find_videos([str(material.folder)])
     display = make_display(json_lines=False, quiet=False, verbose=True)
-    tally = Tally(len(found.entries) + len(found.colliding))
-    run_log = run_videos(found.entries, found.colliding, job, tally, display=display)
-    report(tally, run_log, feature_set)
+    runs = start_runs([job], len(found.entries) + len(found.colliding))
+    run_videos(found.entries, found.colliding, runs, display=display)
+    tally = runs[0].tally
+    report(runs[0])
     _show(plan, feature_set, [o.id for o in tally.outcomes if o.status != "failed"], real=not material.problems)
     _what_next(store.path, feature_set, weights_missing=plan.weights_name is None)
     return 3 if tally.failed else 0

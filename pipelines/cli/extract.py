@@ -13,18 +13,31 @@ from ...features import recipe as recipes
 from .common import DEFAULT_STORE, json_option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ...features.store import FeatureSet
     from ..extraction import Job
     from ..inputs import Inputs
-    from ..plan import Plan
+    from ..plan import Overrides, Plan
     from ..progress import Tally
-    from ..run import RunLog
+    from ..run import JobRun
 
 
 @click.command(context_settings={"show_default": True})
 @click.argument("inputs", nargs=-1, required=True)
-@click.option("--backbone", "-b", help="The network: see `vadx backbones`.  [default: i3d]")
-@click.option("--preset", help="A whole named recipe; brings its backbone along.  [default: the backbone's]")
+@click.option(
+    "--backbone",
+    "-b",
+    "backbones",
+    multiple=True,
+    help="The network: see `vadx backbones`. Several: each video is decoded once for all.  [default: i3d]",
+)
+@click.option(
+    "--preset",
+    "presets",
+    multiple=True,
+    help="A whole named recipe: see `vadx presets`; brings its backbone along.  [default: the backbone's]",
+)
 @click.option(
     "--out",
     "-o",
@@ -36,8 +49,17 @@ if TYPE_CHECKING:
 @click.option("--root", type=click.Path(path_type=Path, exists=True), help="Ids are paths below this folder.")
 @click.option("--clip-length", type=click.IntRange(min=1), help="Frames in a clip.")
 @click.option("--clip-stride", type=click.IntRange(min=1), help="Frames from one clip to the next.")
+@click.option("--frame-step", type=click.IntRange(min=1), help="Frames from one frame of a clip to the next.")
+@click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Take the frames nearest to this rate.")
 @click.option("--crops", type=click.Choice(get_args(recipes.CropSet)), help="Crops of each frame.")
+@click.option("--crop-order", type=click.Choice(get_args(recipes.CropOrder)), help="Published order of the crops.")
+@click.option("--kernel", type=click.Choice(get_args(recipes.Kernel)), help="Whose resize the frames get.")
+@click.option("--jpeg", help="Put frames through a JPEG file: ffmpeg, or a quality from 1 to 100.")
 @click.option("--tail", type=click.Choice(get_args(recipes.Tail)), help="What the last frames become.")
+@click.option(
+    "--temporal", type=click.Choice(get_args(recipes.Temporal)), help="How frames become a clip (frame-wise networks)."
+)
+@click.option("--switch", "switches", multiple=True, help="NAME=VALUE: a published variant of the network.")
 @click.option("--precision", type=click.Choice(get_args(recipes.Precision)), help="Arithmetic of the network.")
 @click.option("--dtype", type=click.Choice(get_args(recipes.StoredDtype)), help="How features are stored.")
 @click.option("--weights", help="A name of `vadx weights ls`, a file, or random[:SEED].")
@@ -63,23 +85,35 @@ def extract(ctx: click.Context, /, **options: Any) -> int:
     \b
     vadx extract --backbone i3d videos/
     vadx extract --preset xdviolence-i3d @train.txt --root /data/xd --out features/
+    vadx extract --backbone i3d --backbone r2plus1d videos/
     vadx extract videos/ --crops ten --clip-stride 8 --dry-run
     """
     from ..config import check_context
     from ..inputs import find_videos
-    from ..plan import Overrides, choose_preset, make_plan
+    from ..plan import choose_presets, make_plans
 
     check_context(ctx)
-    preset = choose_preset(options["backbone"], options["preset"])
+    presets = choose_presets(options["backbones"], options["presets"])
     found = find_videos(options["inputs"], root=options["root"])
-    overrides = Overrides(**{name: options[name] for name in Overrides.__slots__})
-    plan = make_plan(preset, overrides, options["weights"])
+    plans = make_plans(presets, overrides_of(options), options["weights"])
     if options["dry_run"]:
-        return _dry_run(found, plan, options)
-    return _extract(found, plan, options)
+        for plan in plans:
+            _dry_run(found, plan, options, names_set=len(plans) > 1)
+        return 0
+    return _extract(found, plans, options)
 
 
-def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any]) -> int:
+def overrides_of(options: dict[str, Any]) -> Overrides:
+    """Give what the options change in a preset. Raises `UsageError` for one that cannot be read."""
+    from ..plan import Overrides, parse_jpeg, parse_switch
+
+    changed = {name: options[name] for name in Overrides.__slots__}
+    changed["switches"] = tuple(map(parse_switch, options["switches"]))
+    changed["jpeg"] = None if options["jpeg"] is None else parse_jpeg(options["jpeg"])
+    return Overrides(**changed)
+
+
+def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any], *, names_set: bool) -> None:
     import msgspec
 
     from ...features.keys import as_text
@@ -88,80 +122,90 @@ def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any]) -> int:
     from ..run import DryRunLine, dry_run
 
     feature_set = Store(options["out"]).find(plan.recipe)
+    name = feature_set.name if feature_set else f"{plan.slug}-{plan.recipe.digest[:8]}"
     flags = {name: options[name] for name in ("force", "retry_failed", "strict", "allow_partial")}
     counts: dict[str, int] = {}
     collisions = [DryRunLine(e.id, as_text(str(e.path)), "failed", "KEY_COLLISION") for e in found.colliding]
     for line in [*collisions, *dry_run(feature_set, found.entries, flags)]:
         counts[line.action] = counts.get(line.action, 0) + 1
         if options["as_json"]:
-            click.echo(msgspec.json.encode({"event": "plan", **msgspec.to_builtins(line)}).decode())
+            event = {"event": "plan", **msgspec.to_builtins(line)} | ({"feature_set": name} if names_set else {})
+            click.echo(msgspec.json.encode(event).decode())
         elif options["quiet"]:
             if line.action in ("extract", "refresh"):
                 click.echo(printable(line.id))
         else:
-            click.echo(f"{line.action:<13} {printable(line.id)}  ({printable(line.reason)})")
+            prefix = f"{name}  " if names_set else ""
+            click.echo(f"{prefix}{line.action:<13} {printable(line.id)}  ({printable(line.reason)})")
     summary = ", ".join(f"{count} {action}" for action, count in sorted(counts.items()))
-    where = feature_set.path if feature_set else f"{options['out']}/{plan.slug}-{plan.recipe.digest[:8]} (new)"
+    where = feature_set.path if feature_set else f"{options['out']}/{name} (new)"
     click.echo(f"{summary or 'nothing'} -> {where}; nothing was decoded or written", err=True)
-    return 0
 
 
-def _extract(found: Inputs, plan: Plan, options: dict[str, Any]) -> int:
+def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any]) -> int:
     from ...extract.engine import check_precision, pick_device
     from ...features.store import Store
-    from ..progress import Tally, make_display
-    from ..run import run_videos
+    from ..progress import make_display
+    from ..run import run_videos, start_runs
 
     store = Store(options["out"])
     # Before anything is made: what cannot run should leave no empty feature set behind.
-    check_precision(plan.recipe.precision, pick_device(options["device"]))
-    feature_set = store.create(plan.recipe, slug=plan.slug, preset=plan.preset_name, weights_name=plan.weights_name)
-    job = make_job(plan, feature_set, options)
+    for plan in plans:
+        check_precision(plan.recipe.precision, pick_device(options["device"]))
     talks = not (options["quiet"] or options["as_json"])
+    jobs = []
+    for plan in plans:
+        feature_set = store.create(plan.recipe, slug=plan.slug, preset=plan.preset_name, weights_name=plan.weights_name)
+        jobs.append(make_job(plan, feature_set, options))
+        if talks:
+            _announce(plan, feature_set)
     if talks:
-        _announce(found, plan, feature_set)
+        passed = f"; {found.num_passed_over} other files passed over" if found.num_passed_over else ""
+        say(f"{len(found.entries) + len(found.colliding)} videos{passed}")
     emit = click.echo if options["as_json"] else lambda _line: None
     display = make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"])
-    tally = Tally(len(found.entries) + len(found.colliding))
+    runs = start_runs(jobs, len(found.entries) + len(found.colliding))
     try:
-        run_log = run_videos(
-            found.entries, found.colliding, job, tally, display=display, limit=options["limit"], emit=emit
-        )
+        run_videos(found.entries, found.colliding, runs, display=display, limit=options["limit"], emit=emit)
     except VadxError:
         if talks:
-            say(f"stopped: {counts(tally)}")
+            for run in runs:
+                say(f"stopped: {counts(run.tally)}")
         raise
+    stored = {o.id: None for run in runs for o in run.tally.outcomes if o.status in ("done", "degraded")}
     if options["quiet"] and not options["as_json"]:
-        for outcome in tally.outcomes:
-            if outcome.status in ("done", "degraded"):
-                click.echo(outcome.id)
+        for identifier in stored:
+            click.echo(identifier)
     elif not options["as_json"]:
-        if options["show_pred"]:
-            _show_predictions(plan, feature_set, tally)
-        report(tally, run_log, feature_set)
-    return 3 if tally.failed else 0
+        for plan, run in zip(plans, runs, strict=True):
+            if options["show_pred"]:
+                _show_predictions(plan, run)
+            report(run)
+    return 3 if any(run.tally.failed for run in runs) else 0
 
 
 def make_job(plan: Plan, feature_set: FeatureSet, options: dict[str, Any]) -> Job:
     """Give the job of a plan: the batch shape is settled here, once for the run."""
+    from ...extract.backbones import find_backbone
     from ...extract.engine import DEFAULT_BATCH, pick_device
     from ..extraction import Job
 
     device = pick_device(options["device"])
+    default = DEFAULT_BATCH[device.type, find_backbone(plan.backbone).frame_wise]
     return Job(
         set_path=feature_set.path,
         recipe=plan.recipe,
         backbone=plan.backbone,
         weights=plan.weights,
         device=str(device),
-        batch=options["batch"] or DEFAULT_BATCH[device.type],
+        batch=options["batch"] or default,
         **{name: options[name] for name in ("force", "retry_failed", "strict", "allow_partial")},
     )
 
 
-def _announce(found: Inputs, plan: Plan, feature_set: FeatureSet) -> None:
+def _announce(plan: Plan, feature_set: FeatureSet) -> None:
     from ...extract.weights import WEIGHTS
-    from ..plan import prose
+    from ..prose import prose
 
     say(f"{plan.preset_name}: {prose(plan.recipe)}")
     if plan.weights_name is not None:
@@ -172,23 +216,24 @@ def _announce(found: Inputs, plan: Plan, feature_set: FeatureSet) -> None:
         say(f"WARNING: {plan.recipe.weights} weights: these features mean nothing -> {feature_set.path}")
     else:
         say(f"weights from {plan.weights} (sha256 {plan.recipe.weights[:12]}…) -> {feature_set.path}")
-    passed = f"; {found.num_passed_over} other files passed over" if found.num_passed_over else ""
-    say(f"{len(found.entries) + len(found.colliding)} videos{passed}")
 
 
-def _show_predictions(plan: Plan, feature_set: FeatureSet, tally: Tally) -> None:
+def _show_predictions(plan: Plan, run: JobRun) -> None:
+    from ...features.store import FeatureSet
     from ..predictions import predict
 
-    ids = [outcome.id for outcome in tally.outcomes if outcome.status != "failed"]
+    feature_set = FeatureSet(run.job.set_path)
+    ids = [outcome.id for outcome in run.tally.outcomes if outcome.status != "failed"]
     for identifier, classes in predict(feature_set, ids, plan.backbone, plan.weights):
         click.echo(f"{identifier}: " + ", ".join(f"{name} {score:.3f}" for name, score in classes))
 
 
-def report(tally: Tally, run_log: RunLog, feature_set: FeatureSet) -> None:
+def report(run: JobRun) -> None:
     """Print what became of a run: failures last but one, the summary last. The set's path goes to stdout."""
     from ...features.store import CHANGED
     from ..progress import describe
 
+    tally = run.tally
     for outcome in tally.outcomes:
         if outcome.status == "degraded":
             say(describe(outcome))
@@ -209,9 +254,9 @@ def report(tally: Tally, run_log: RunLog, feature_set: FeatureSet) -> None:
             f"{tally.video_seconds / tally.seconds:.1f} x real time"
         )
     code = 3 if tally.failed else 0
-    ending = f" -> exit {code}; details: {run_log.path}; retry: the same command with --retry-failed" if code else ""
+    ending = f" -> exit {code}; details: {run.log.path}; retry: the same command with --retry-failed" if code else ""
     say(f"done: {counts(tally)}{speed}{ending}")
-    click.echo(str(feature_set.path))
+    click.echo(str(run.job.set_path))
 
 
 def counts(tally: Tally) -> str:

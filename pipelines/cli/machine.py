@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ...errors import UsageError
 from .common import DEFAULT_STORE, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from ...extract.library import Probe
+    from ..catalog import BackboneLine
 
 
 @click.command()
@@ -74,56 +73,37 @@ def _print_probe(result: Probe) -> None:
 @click.argument("pattern", default="*")
 @json_option
 @click.option("--quiet", "-q", is_flag=True, help="Print names only.")
-def backbones(pattern: str, as_json: bool, quiet: bool) -> int:
+@click.option("--markdown", is_flag=True, help="Print docs/backbones.md: the networks of vadx itself.")
+def backbones(pattern: str, as_json: bool, quiet: bool, markdown: bool) -> int:
     """List networks, their presets and weights. PATTERN is a wildcard such as '*r2*'."""
-    from ...extract import weights as cache
-    from ...extract.backbones import backbones as table
+    import msgspec
 
-    rows = []
-    for spec in table().values():
-        if not fnmatch.fnmatch(spec.name, pattern):
-            continue
-        preset = spec.default_preset
-        name = preset.weights
-        rows.append(
-            {
-                "name": spec.name,
-                "title": spec.title,
-                "dim": spec.dim,
-                "clip": f"{preset.sampling.clip_length} every {preset.sampling.clip_stride}",
-                "presets": [p.name for p in spec.presets],
-                "weights": name,
-                "present": name is not None and cache.record_of(name) is not None,
-                "licence": spec.licence,
-            }
-        )
-    if not rows:
-        msg = f"no backbone matches {pattern!r}; there are: {', '.join(table())}"
-        raise UsageError(msg)
+    from ..catalog import catalog
+    from ..catalog import markdown as as_markdown
+
+    if markdown:
+        click.echo(as_markdown(), nl=False)
+        return 0
+    rows = catalog(pattern)
     if as_json:
-        print_json(rows)
+        print_json([msgspec.to_builtins(row) for row in rows])
     elif quiet:
         for row in rows:
-            click.echo(row["name"])
+            click.echo(row.name)
     else:
-        print_table(["NAME", "NETWORK", "DIM", "CLIP", "WEIGHTS", "HERE", "PRESETS", "LICENCE"], _cells(rows))
+        cells = [
+            [row.name, row.title, str(row.dim), row.clip, row.weights or "random only", _here(row), row.licence]
+            for row in rows
+        ]
+        print_table(["NAME", "NETWORK", "DIM", "CLIP", "WEIGHTS", "HERE", "LICENCE"], cells)
+        if pattern == "*":
+            click.echo("tsn:timm/NAME is any image network of timm; `vadx presets` lists recipes", err=True)
     return 0
 
 
-def _cells(rows: list[dict[str, Any]]) -> list[list[str]]:
-    return [
-        [
-            row["name"],
-            row["title"],
-            str(row["dim"]),
-            row["clip"],
-            row["weights"] or "random only",
-            "yes" if row["present"] else "no",
-            ", ".join(row["presets"]),
-            row["licence"],
-        ]
-        for row in rows
-    ]
+def _here(row: BackboneLine) -> str:
+    others = sum(line.present for line in row.checkpoints if line.name != row.weights)
+    return ("yes" if row.present else "no") + (f" (+{others})" if others else "")
 
 
 @click.command()

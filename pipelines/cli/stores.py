@@ -134,7 +134,7 @@ def info(feature_set: str, identifier: str | None, store: Path, as_json: bool) -
 
 
 def _info_set(item: FeatureSet) -> None:
-    from ..plan import prose
+    from ..prose import prose
 
     summary = _set_summary(item)
     click.echo(item.name)

@@ -19,6 +19,9 @@ OPENCV_DOC_FOLDER = "usr/share/doc/opencv-doc/examples/data"
 OPENCV_CLIPS = {
     "vtest.avi": "45cddc9490be69345cbdab64ca583be65987e864ca408038e648db99e10516cf",
     "tree.avi": "4666099d0f704e310047b2f0a5ec9f936cb76a7271de9a2e70a0c57f82ac82dc",
+    "apple.jpg": "e86879de3d9a807dedc742a8f464f39e6b74bbb531a1fba3583155d94997d1cd",
+    "orange.jpg": "152c20d2f380ac985de25e474e1a5f06ed34b932191342099b8272a63a15a079",
+    "baboon.jpg": "1a1dd18d78eec44420af3b0b7f08ee3d41c982916cae3ce203d7ff35d754cc0f",
 }
 
 
@@ -29,7 +32,7 @@ def sha256_of(path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def opencv_clips(test_cache: Path) -> Path:
-    """Give a folder with the clips of Debian's opencv-doc: a street camera, and a header that declares too much."""
+    """Give a folder with files of Debian's opencv-doc: a street camera, a header that declares too much, photos."""
     folder = test_cache / "opencv-doc"
     if not all((folder / name).is_file() and sha256_of(folder / name) == h for name, h in OPENCV_CLIPS.items()):
         fetch_opencv_clips(folder)

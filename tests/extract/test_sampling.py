@@ -54,6 +54,9 @@ def expected_window(sampling: Sampling, frames: Sequence[int], start: int) -> Wi
     wanted = [start + position * sampling.frame_step for position in range(sampling.clip_length)]
     own = [frames[index] for index in wanted if index < num_frames]
     missing = wanted[len(own) :]
+    stop = min(start + sampling.clip_span, num_frames)
+    if sampling.tail == "partial_mean":
+        return Window(Clip(start, stop), [*own])
     if sampling.tail == "zero":
         fill: list[int | None] = [BLACK] * len(missing)
     elif sampling.tail == "wrap":
@@ -62,7 +65,6 @@ def expected_window(sampling: Sampling, frames: Sequence[int], start: int) -> Wi
         fill = [own[position % len(own)] for position in range(len(own), sampling.clip_length)]
     else:
         fill = [frames[-1]] * len(missing)
-    stop = min(start + sampling.clip_span, num_frames)
     return Window(Clip(min(start, num_frames - 1), stop, len(missing)), [*own, *fill])
 
 
@@ -85,6 +87,77 @@ def test_counts_spans_and_frames(num_frames: int, tail: Tail, shape: tuple[int, 
     assert TAIL_POLICIES[tail].count(num_frames, length, stride) == len(windows)
 
 
+# By hand, for clips of 16 frames. A row: number of frames; clips that are whole; the clip after them, as (start, stop,
+# padded frames), under the rules that reach every frame, and under plus_one; number of whole clips under minus_one.
+Tailed = tuple[int, int, int]
+Row = tuple[int, int, Tailed | None, Tailed, int]
+STRIDE_16: tuple[Row, ...] = (
+    (1, 0, (0, 1, 15), (0, 1, 15), 0),
+    (8, 0, (0, 8, 8), (0, 8, 8), 0),
+    (15, 0, (0, 15, 1), (0, 15, 1), 0),
+    (16, 1, None, (15, 16, 16), 0),
+    (17, 1, (16, 17, 15), (16, 17, 15), 1),
+    (31, 1, (16, 31, 1), (16, 31, 1), 1),
+    (32, 2, None, (31, 32, 16), 1),
+    (33, 2, (32, 33, 15), (32, 33, 15), 2),
+    (48, 3, None, (47, 48, 16), 2),
+    (355, 22, (352, 355, 13), (352, 355, 13), 22),
+    (1056, 66, None, (1055, 1056, 16), 65),
+)
+STRIDE_8: tuple[Row, ...] = (
+    (1, 0, (0, 1, 15), (0, 1, 15), 0),
+    (8, 0, (0, 8, 8), (0, 8, 8), 0),
+    (15, 0, (0, 15, 1), (0, 15, 1), 0),
+    (16, 1, None, (8, 16, 8), 0),
+    (17, 1, (8, 17, 7), (8, 17, 7), 1),
+    (31, 2, (16, 31, 1), (16, 31, 1), 2),
+    (32, 3, None, (24, 32, 8), 2),
+    (33, 3, (24, 33, 7), (24, 33, 7), 3),
+    (48, 5, None, (40, 48, 8), 4),
+    (355, 43, (344, 355, 5), (344, 355, 5), 43),
+    (1056, 131, None, (1048, 1056, 8), 130),
+)
+EVERY_SECOND: tuple[Row, ...] = (
+    (1, 0, (0, 1, 15), (0, 1, 15), 0),
+    (8, 0, (0, 8, 12), (0, 8, 12), 0),
+    (15, 0, (0, 15, 8), (0, 15, 8), 0),
+    (16, 0, (0, 16, 8), (0, 16, 8), 0),
+    (17, 0, (0, 17, 7), (0, 17, 7), 0),
+    (31, 1, None, (16, 31, 8), 0),
+    (32, 1, (16, 32, 8), (16, 32, 8), 1),
+    (33, 1, (16, 33, 7), (16, 33, 7), 1),
+    (48, 2, (32, 48, 8), (32, 48, 8), 2),
+    (355, 21, (336, 355, 6), (336, 355, 6), 21),
+    (1056, 65, (1040, 1056, 8), (1040, 1056, 8), 65),
+)
+
+
+@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize(
+    ("stride", "step", "row"),
+    [
+        *((16, 1, row) for row in STRIDE_16),
+        *((8, 1, row) for row in STRIDE_8),
+        *((16, 2, row) for row in EVERY_SECOND),
+    ],
+)
+def test_clips_by_hand(tail: Tail, stride: int, step: int, row: Row) -> None:
+    num_frames, num_whole, after, after_plus_one, num_minus_one = row
+    span = 31 if step == 2 else 16
+    if tail == "minus_one":
+        num_whole = num_minus_one
+    expected = [(stride * index, stride * index + span, 0) for index in range(num_whole)]
+    last = {"drop": None, "minus_one": None, "plus_one": after_plus_one}.get(tail, after)
+    if last is not None:
+        expected.append((*last[:2], 0) if tail == "partial_mean" else last)
+    windows = sample(Sampling(clip_length=16, clip_stride=stride, tail=tail, frame_step=step), range(num_frames))
+    assert [(w.clip.start, w.clip.stop, w.clip.num_padded) for w in windows] == expected
+    if tail == "partial_mean":
+        assert [w.frames for w in windows] == [list(range(start, stop, step)) for start, stop, _ in expected]
+    else:
+        assert all(len(w.frames) == 16 for w in windows)
+
+
 @pytest.mark.parametrize("num_frames", LENGTHS)
 def test_sixteen_by_sixteen_counts_as_the_releases_do(num_frames: int) -> None:
     counts = {
@@ -95,39 +168,8 @@ def test_sixteen_by_sixteen_counts_as_the_releases_do(num_frames: int) -> None:
         "drop": num_frames // 16,
         "minus_one": max(0, (num_frames - 1) // 16),
         "plus_one": num_frames // 16 + 1 if num_frames else 0,
-        "repeat_last": ceil,
-        "clamp": ceil,
-        "zero": ceil,
-        "loop": ceil,
-        "wrap": ceil,
+        **dict.fromkeys(("repeat_last", "clamp", "zero", "loop", "wrap", "partial_mean"), ceil),
     }
-
-
-@pytest.mark.parametrize(
-    ("tail", "num_frames", "shape", "clips"),
-    [
-        ("drop", 15, (16, 16), []),
-        ("drop", 33, (16, 16), [(0, 16, 0), (16, 32, 0)]),
-        ("drop", 33, (16, 8), [(0, 16, 0), (8, 24, 0), (16, 32, 0)]),
-        ("drop", 48, (16, 32), [(0, 16, 0), (32, 48, 0)]),
-        ("repeat_last", 1, (16, 16), [(0, 1, 15)]),
-        ("repeat_last", 17, (16, 16), [(0, 16, 0), (16, 17, 15)]),
-        ("repeat_last", 17, (16, 8), [(0, 16, 0), (8, 17, 7)]),
-        ("repeat_last", 32, (16, 32), [(0, 16, 0)]),
-        ("repeat_last", 33, (16, 32), [(0, 16, 0), (32, 33, 15)]),
-        ("plus_one", 8, (16, 16), [(0, 8, 8)]),
-        ("plus_one", 32, (16, 16), [(0, 16, 0), (16, 32, 0), (31, 32, 16)]),
-        ("plus_one", 33, (16, 16), [(0, 16, 0), (16, 32, 0), (32, 33, 15)]),
-        ("minus_one", 16, (16, 16), []),
-        ("minus_one", 17, (16, 16), [(0, 16, 0)]),
-        ("minus_one", 32, (16, 16), [(0, 16, 0)]),
-        ("minus_one", 33, (16, 16), [(0, 16, 0), (16, 32, 0)]),
-    ],
-)
-def test_clips_by_hand(tail: Tail, num_frames: int, shape: tuple[int, int], clips: list[tuple[int, int, int]]) -> None:
-    sampling = Sampling(clip_length=shape[0], clip_stride=shape[1], tail=tail)
-    got = [window.clip for window in sample(sampling, range(num_frames))]
-    assert got == [Clip(*clip) for clip in clips]
 
 
 @pytest.mark.parametrize(
@@ -141,6 +183,7 @@ def test_clips_by_hand(tail: Tail, num_frames: int, shape: tuple[int, int], clip
         ("zero", [5, 6, BLACK, BLACK, BLACK]),
         ("loop", [5, 6, 5, 6, 5]),
         ("wrap", [5, 6, 0, 1, 2]),
+        ("partial_mean", [5, 6]),
     ],
 )
 def test_what_fills_the_last_clip(tail: Tail, second: list[int | None] | None) -> None:
@@ -149,19 +192,20 @@ def test_what_fills_the_last_clip(tail: Tail, second: list[int | None] | None) -
 
 
 @pytest.mark.parametrize(
-    ("tail", "last"),
+    ("tail", "num_padded", "last"),
     [
-        ("repeat_last", [4, 6, 8, 9]),
-        ("zero", [4, 6, 8, BLACK]),
-        ("loop", [4, 6, 8, 4]),
-        ("wrap", [4, 6, 8, 0]),
+        ("repeat_last", 1, [4, 6, 8, 9]),
+        ("zero", 1, [4, 6, 8, BLACK]),
+        ("loop", 1, [4, 6, 8, 4]),
+        ("wrap", 1, [4, 6, 8, 0]),
+        ("partial_mean", 0, [4, 6, 8]),
     ],
 )
-def test_every_second_frame(tail: Tail, last: list[int | None]) -> None:
+def test_every_second_frame(tail: Tail, num_padded: int, last: list[int | None]) -> None:
     sampling = Sampling(clip_length=4, clip_stride=4, tail=tail, frame_step=2)
     assert sampling.clip_span == 7
     windows = sample(sampling, range(10))
-    assert windows == [Window(Clip(0, 7), [0, 2, 4, 6]), Window(Clip(4, 10, 1), last)]
+    assert windows == [Window(Clip(0, 7), [0, 2, 4, 6]), Window(Clip(4, 10, num_padded), last)]
 
 
 @pytest.mark.parametrize(("tail", "late"), [("drop", 0), ("repeat_last", 0), ("wrap", 0), ("minus_one", 1)])

@@ -1,228 +1,101 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as reference
 
-from support import picture
 from vadx.errors import RecipeError
+from vadx.extract import transforms
 from vadx.extract.presets import PRESETS
-from vadx.extract.transforms import (
-    CENTER_ROUNDING,
-    CROP_ORDERS,
-    KERNELS,
-    center_crop,
-    crop_frames,
-    five_crop,
-    normalize,
-    resize,
-    resized_size,
-    ten_crop,
-)
-from vadx.features.recipe import CropOrder, Kernel, Transform
+from vadx.extract.transforms import CROP_ORDERS, Normalizer, crop_frames, num_crops
+from vadx.features.recipe import Transform
 
-SIZES = [
-    ((240, 320), 256),
-    ((720, 1280), 256),
-    ((1280, 720), 256),
-    ((241, 321), 256),
-    ((480, 640), (128, 171)),
-    ((120, 160), (240, 320)),
-    ((100, 300), 99),
-]
-
-
-def image(height: int, width: int, kind: str) -> NDArray[np.uint8]:
-    if kind == "noise":
-        return np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
-    return picture(3, width, height)
-
-
-def tensor(array: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(array).permute(2, 0, 1)
-
-
-@pytest.mark.parametrize(("size", "target"), SIZES)
-@pytest.mark.parametrize("kind", ["drawn", "noise"])
-def test_pil_resizes_as_pillow_does(size: tuple[int, int], target: int | tuple[int, int], kind: str) -> None:
-    source = image(*size, kind)
-    height, width = resized_size(*size, target)
-    theirs = np.asarray(Image.fromarray(source).resize((width, height), Image.Resampling.BILINEAR))
-    ours = resize(tensor(source), target).permute(1, 2, 0).numpy()
-    assert ours.dtype == np.uint8
-    # torch's own kernel with antialiasing differs by 1 in up to 0.4 % of the values.
-    np.testing.assert_array_equal(ours, theirs)
-
-
-@pytest.mark.parametrize(("size", "target"), SIZES)
-@pytest.mark.parametrize("kind", ["drawn", "noise"])
-def test_torch_resizes_as_torchvision_does(size: tuple[int, int], target: int | tuple[int, int], kind: str) -> None:
-    source = tensor(image(*size, kind))
-    exact = list(resized_size(*size, target))
-    theirs = reference.resize(source, exact, InterpolationMode.BILINEAR, antialias=False)
-    assert torch.equal(resize(source, target, kernel="torch"), theirs)
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_a_batch_is_resized_as_its_frames_are(kernel: str) -> None:
-    frames = torch.stack([tensor(picture(i, 80, 60)) for i in range(6)]).reshape(2, 3, 3, 60, 80)
-    whole = resize(frames, 50, kernel=kernel)
-    assert whole.shape == (2, 3, 3, 50, 66)
-    for i in range(2):
-        for j in range(3):
-            assert torch.equal(whole[i, j], resize(frames[i, j], 50, kernel=kernel))
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_the_right_size_is_left_alone(kernel: str) -> None:
-    source = tensor(picture(0, 341, 256))
-    assert resize(source, 256, kernel=kernel) is source
-
-
-@pytest.mark.parametrize(
-    ("size", "target", "expected"),
-    [
-        ((240, 320), 256, (256, 341)),
-        ((320, 240), 256, (341, 256)),
-        ((720, 1280), 256, (256, 455)),
-        ((1080, 1920), 256, (256, 455)),
-        ((256, 256), 224, (224, 224)),
-        ((480, 640), (128, 171), (128, 171)),
-    ],
-)
-def test_the_long_side_is_floored(
-    size: tuple[int, int], target: int | tuple[int, int], expected: tuple[int, int]
-) -> None:
-    assert resized_size(*size, target) == expected
-
-
-def test_flooring_is_exact() -> None:
-    random = np.random.default_rng(0)
-    for short, more, target in random.integers(1, 4096, (2000, 3)).tolist():
-        long_side = int(Fraction(target * (short + more), short))
-        assert resized_size(short, short + more, target) == (target, long_side)
-        assert resized_size(short + more, short, target) == (long_side, target)
-
-
-def coordinates(height: int, width: int) -> Tensor:
-    """Give an image ``(2, height, width)`` whose pixels are their own places."""
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return torch.stack([y, x])
-
-
-def places(crops: Tensor) -> list[tuple[int, int, bool]]:
-    """Say of each crop where its top left corner lies in the frame, and whether it is mirrored."""
-    found = []
-    for crop in crops:
-        mirrored = bool(crop[1, 0, 0] > crop[1, 0, -1])
-        upright = crop.flip(-1) if mirrored else crop
-        top, left = int(upright[0, 0, 0]), int(upright[1, 0, 0])
-        height, width = crop.shape[-2:]
-        assert torch.equal(upright, coordinates(top + height, left + width)[:, top:, left:])
-        found.append((top, left, mirrored))
-    return found
-
-
-TL, TR, BL, BR, C = (0, 0), (0, 116), (32, 0), (32, 116), (16, 58)
-PUBLISHED = {
-    # Crops, then the mirrored ones. The mirrored frame's left is the frame's right.
-    "tv": ([TL, TR, BL, BR, C], [TR, TL, BR, BL, C]),
-    "oversample": ([TL, TR, C, BL, BR], [TR, TL, C, BR, BL]),
-    "roc": ([C, TL, TR, BL, BR], [C, TL, TR, BL, BR]),
-    "caffe": ([TL, TR, BL, BR, C], [TL, TR, BL, BR, C]),
-}
-
-
-def test_every_name_is_in_its_table() -> None:
-    assert set(CROP_ORDERS) == set(PUBLISHED) == set(get_args(CropOrder))
-    assert set(KERNELS) == set(get_args(Kernel))
-    assert set(CENTER_ROUNDING) == {"floor", "round"}
-
-
-@pytest.mark.parametrize("order", PUBLISHED)
-def test_crops_come_in_the_published_order(order: str) -> None:
-    upright, mirrored = PUBLISHED[order]
-    frame = coordinates(256, 340)
-    five = [(y, x, False) for y, x in upright]
-    assert places(five_crop(frame, 224, order=order)) == five
-    assert places(ten_crop(frame, 224, order=order)) == [*five, *((y, x, True) for y, x in mirrored)]
-
-
-@pytest.mark.parametrize("size", [(256, 340), (256, 341), (255, 341), (257, 343), (224, 224), (227, 455)])
-def test_tv_is_torchvisions(size: tuple[int, int]) -> None:
-    source = tensor(image(*size, "noise"))
-    assert torch.equal(five_crop(source, 224, order="tv"), torch.stack(reference.five_crop(source, [224])))
-    assert torch.equal(ten_crop(source, 224, order="tv"), torch.stack(reference.ten_crop(source, [224])))
-    assert torch.equal(center_crop(source, 224), reference.center_crop(source, [224]))
-
-
-@pytest.mark.parametrize("rounding", ["floor", "round"])
-def test_the_centre_of_340_by_256(rounding: str) -> None:
-    frame = coordinates(256, 340)
-    assert torch.equal(center_crop(frame, 224, rounding=rounding), frame[:, 16:240, 58:282])
-
-
-@pytest.mark.parametrize(
-    ("margin", "floored", "rounded"),
-    [(0, 0, 0), (1, 0, 0), (2, 1, 1), (3, 1, 2), (5, 2, 2), (7, 3, 4), (117, 58, 58), (231, 115, 116)],
-)
-def test_an_odd_margin_is_halved_as_named(margin: int, floored: int, rounded: int) -> None:
-    frame = coordinates(20, 20 + margin)
-    assert places(center_crop(frame, 20, rounding="floor")[None]) == [(0, floored, False)]
-    assert places(center_crop(frame, 20, rounding="round")[None]) == [(0, rounded, False)]
+from .crop_places import PUBLISHED_FIVE, PUBLISHED_TEN, Place, coordinates, places
 
 
 def transform(**changes: Any) -> Transform:
     return replace(Transform(kernel="pil", resize=256, crop=224, center_rounding="floor"), **changes)
 
 
+def whole(number: int) -> Tensor:
+    """Give the crop numbers of inputs that are all of the first crop."""
+    return torch.zeros(number, dtype=torch.int64)
+
+
+def test_the_public_names() -> None:
+    assert {"resize", "five_crop", "ten_crop"} <= set(transforms.__all__)
+    assert all(getattr(transforms, name) for name in transforms.__all__)
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, [(*C, False)]),
-        ({"crops": "five", "crop_order": "roc"}, [(y, x, False) for y, x in PUBLISHED["roc"][0]]),
-        (
-            {"crops": "ten", "crop_order": "oversample"},
-            [(y, x, m) for m in (False, True) for y, x in PUBLISHED["oversample"][m]],
-        ),
+        ({}, [(16, 58, False)]),
+        ({"crops": "five", "crop_order": "roc"}, PUBLISHED_FIVE["roc"]),
+        ({"crops": "ten", "crop_order": "oversample"}, PUBLISHED_TEN["oversample"]),
+        ({"crops": "ten", "crop_order": "tsn"}, PUBLISHED_TEN["tsn"]),
     ],
 )
-def test_a_recipe_names_its_crops(changes: dict[str, Any], expected: list[tuple[int, int, bool]]) -> None:
-    assert places(crop_frames(coordinates(256, 340), transform(**changes))) == expected
+def test_a_recipe_names_its_crops(changes: dict[str, Any], expected: list[Place]) -> None:
+    chosen = transform(**changes)
+    assert places(crop_frames(coordinates(256, 340), chosen)) == expected
+    assert num_crops(chosen) == len(expected)
 
 
 @pytest.mark.parametrize("rounding", ["floor", "round"])
-@pytest.mark.parametrize("crops", ["center", "five"])
+@pytest.mark.parametrize("crops", ["center", "five", "ten"])
 def test_a_recipes_rounding_reaches_its_crops(rounding: str, crops: str) -> None:
-    order = "roc" if crops == "five" else None
+    order = None if crops == "center" else "roc"
     chosen = transform(crops=crops, crop_order=order, center_rounding=rounding)
     (center, *_) = places(crop_frames(coordinates(227, 455), chosen))
     assert center == ((1, 115, False) if rounding == "floor" else (2, 116, False))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("crops", ["center", "five", "ten"])
+def test_only_mirrored_crops_of_flow_are_turned(crops: str) -> None:
+    flow = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 256, 340), np.uint8))
+    chosen = transform(crops=crops, crop_order=None if crops == "center" else "caffe")
+    plain, turned = crop_frames(flow, chosen), crop_frames(flow, chosen, flow=True)
+    assert torch.equal(turned[:5], plain[:5])
+    assert torch.equal(turned[5:, 0], 255 - plain[5:, 0])
+    assert torch.equal(turned[5:, 1], plain[5:, 1])
+
+
+PLAIN = {"scale": 1.0, "offset": 0.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+ARITHMETIC = {
+    "nothing": PLAIN,
+    "to minus one": {**PLAIN, "scale": 2 / 255, "offset": -1.0},
+    "kinetics": {
+        **PLAIN,
+        "scale": 1 / 255,
+        "mean": (0.43216, 0.394666, 0.37645),
+        "std": (0.22803, 0.22145, 0.216989),
+    },
+    "all": {"scale": 0.5, "offset": 3.0, "mean": (1.0, -2.0, 3.5), "std": (0.5, 2.0, 3.0)},
+}
+
+
+@pytest.mark.parametrize("name", ARITHMETIC)
 @pytest.mark.parametrize("channel_order", ["rgb", "bgr"])
-def test_normalisation_is_plain_arithmetic(name: str, channel_order: str) -> None:
-    chosen = replace(PRESETS[name].transform, channel_order=channel_order)
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 6), np.uint8)
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5, 6), (2, 3, 5, 6)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_normalisation_is_plain_arithmetic(name: str, channel_order: str, shape: tuple[int, ...], dtype: Any) -> None:
+    chosen = transform(channel_order=channel_order, **ARITHMETIC[name])
+    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
     before = pixels.copy()
     ordered = pixels[:, ::-1] if channel_order == "bgr" else pixels
-    channels = (np.array(values).reshape(3, 1, 1, 1) for values in (chosen.mean, chosen.std))
-    mean, std = channels
-    expected = (ordered.astype(np.float64) * chosen.scale + chosen.offset - mean) / std
-    got = normalize(torch.from_numpy(pixels), chosen)
+    columns = (-1, *[1] * (len(shape) - 2))
+    mean, std = (np.array(values, np.float32).reshape(columns) for values in (chosen.mean, chosen.std))
+    # One rounding to float32 after each step, in this order: features must not change in a bit.
+    expected = (ordered.astype(np.float32) * np.float32(chosen.scale) + np.float32(chosen.offset) - mean) / std
+    got = Normalizer(chosen)(torch.from_numpy(pixels), whole(2))
     assert got.dtype == torch.float32
-    # Four roundings to float32 of numbers below 3.
-    np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(got.numpy(), expected)
     np.testing.assert_array_equal(pixels, before)
 
 
@@ -230,20 +103,125 @@ def test_presets_reach_the_published_range() -> None:
     ends = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 1, 1, 2).expand(1, 3, 1, 1, 2)
     # 255 * (2 / 255) - 1 is 1 but for the last bit.
     torch.testing.assert_close(
-        normalize(ends, PRESETS["kinetics-i3d"].transform)[0, 0, 0, 0], torch.tensor([-1.0, 1.0]), rtol=0, atol=2e-7
+        Normalizer(PRESETS["kinetics-i3d"].transform)(ends, whole(1))[0, 0, 0, 0],
+        torch.tensor([-1.0, 1.0]),
+        rtol=0,
+        atol=2e-7,
     )
 
 
-@pytest.mark.parametrize("crop", [center_crop, five_crop, ten_crop])
-@pytest.mark.parametrize("size", [(223, 300), (300, 223)])
-def test_a_crop_that_does_not_fit_is_refused(crop: Any, size: tuple[int, int]) -> None:
-    with pytest.raises(RecipeError, match=f"cannot crop 224x224 out of {size[1]}x{size[0]}"):
-        crop(torch.zeros(3, *size), 224)
+@pytest.mark.parametrize("shape", [(2, 2, 4, 5, 6), (2, 10, 5, 6)])
+def test_flow_is_scaled_and_moved_only(shape: tuple[int, ...]) -> None:
+    flow = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255
+    chosen = transform(scale=2 / 255, offset=-1.0)
+    assert torch.equal(Normalizer(chosen)(flow, whole(2)), flow * (2 / 255) + -1.0)
 
 
-def test_unknown_names_are_refused_with_those_that_exist() -> None:
-    with pytest.raises(RecipeError, match="unknown resize kernel 'cv2'; there are: pil, torch"):
-        resize(torch.zeros(3, 8, 8, dtype=torch.uint8), 4, kernel="cv2")
-    for crop in (five_crop, ten_crop):
-        with pytest.raises(RecipeError, match="unknown crop order 'x'; there are: tv, oversample, roc, caffe"):
-            crop(torch.zeros(3, 8, 8), 4, order="x")
+@pytest.mark.parametrize(
+    "changes", [{"mean": (1.0, 0.0, 0.0)}, {"std": (1.0, 1.0, 2.0)}, {"channel_order": "bgr"}, {"mean_cube": "0"}]
+)
+def test_colours_of_what_has_none_are_refused(changes: dict[str, Any]) -> None:
+    chosen = transform(resize=(256, 340), **changes)
+    normalizer = Normalizer(chosen, torch.zeros(3, 4, 256, 340) if "mean_cube" in changes else None)
+    with pytest.raises(RecipeError, match="the recipe normalises 3 colours, and got 2 channels"):
+        normalizer(torch.zeros(1, 2, 4, 224, 224), whole(1))
+
+
+def with_cube(**changes: Any) -> Transform:
+    return transform(resize=(30, 44), crop=20, channel_order="bgr", mean_cube="0" * 64, **changes)
+
+
+def cube_of(frames: int) -> NDArray[np.float32]:
+    return np.random.default_rng(1).uniform(0, 255, (3, frames, 30, 44)).astype(np.float32)
+
+
+# Margins 10 and 24, whose quarters are 2 and 6.
+TL, TR, BL, BR, C = (0, 0), (0, 24), (10, 0), (10, 24), (5, 12)
+CUTS: dict[str, list[Place]] = {
+    "tv": [*((*p, False) for p in (TL, TR, BL, BR, C)), *((*p, True) for p in (TR, TL, BR, BL, C))],
+    "oversample": [*((*p, False) for p in (TL, TR, C, BL, BR)), *((*p, True) for p in (TR, TL, C, BR, BL))],
+    "roc": [(*p, m) for m in (False, True) for p in (C, TL, TR, BL, BR)],
+    "caffe": [(*p, m) for m in (False, True) for p in (TL, TR, BL, BR, C)],
+    "tsn": [(*p, m) for p in (TL, (0, 24), (8, 0), (8, 24), (4, 12)) for m in (False, True)],
+}
+
+
+def minus_cube(pixels: NDArray[np.uint8], cube: NDArray[np.float32], place: Place) -> NDArray[np.float32]:
+    """Subtract a mean cube ``(3, T, h, w)`` from one RGB crop ``(3, T, size, size)`` pixel by pixel, in BGR."""
+    top, left, mirrored = place
+    channels, frames, height, width = pixels.shape
+    result = np.empty(pixels.shape, np.float32)
+    for c in range(channels):
+        for t in range(frames):
+            for y in range(height):
+                for x in range(width):
+                    column = width - 1 - x if mirrored else x
+                    result[c, t, y, x] = np.float32(pixels[2 - c, t, y, x]) - cube[c, t, top + y, left + column]
+    return result
+
+
+@pytest.mark.parametrize("order", CROP_ORDERS)
+def test_a_mean_cube_is_cut_where_the_crops_are(order: str) -> None:
+    cube = cube_of(2)
+    chosen = with_cube(crops="ten", crop_order=order)
+    pixels = np.random.default_rng(2).integers(0, 256, (10, 3, 2, 20, 20), np.uint8)
+    numbers = [3, 9, 0, 5, 7, 1, 8, 2, 6, 4]
+    got = Normalizer(chosen, torch.from_numpy(cube))(torch.from_numpy(pixels), torch.tensor(numbers))
+    for clip, number, values in zip(pixels, numbers, got.numpy(), strict=True):
+        np.testing.assert_array_equal(values, minus_cube(clip, cube, CUTS[order][number]))
+
+
+@pytest.mark.parametrize("order", CROP_ORDERS)
+def test_a_clip_equal_to_the_cube_becomes_nothing(order: str) -> None:
+    cube = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (3, 4, 30, 44), np.uint8))
+    chosen = with_cube(crops="ten", crop_order=order)
+    # Channels of the cube are the network's, those of frames are RGB.
+    crops = torch.stack([crop_frames(frame, chosen) for frame in cube.flip(0).unbind(1)], dim=2)
+    got = Normalizer(chosen, cube)(crops, torch.arange(10))
+    assert got.dtype == torch.float32
+    assert not got.any()
+
+
+def test_single_frames_take_a_cube_of_one_frame() -> None:
+    cube = cube_of(1)
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 3, 20, 20), np.uint8)
+    got = Normalizer(with_cube(), torch.from_numpy(cube))(torch.from_numpy(pixels), whole(2))
+    for frame, values in zip(pixels, got.numpy(), strict=True):
+        np.testing.assert_array_equal(values, minus_cube(frame[:, None], cube, (*C, False))[:, 0])
+
+
+def test_the_cube_comes_after_the_offset_and_before_mean_and_std() -> None:
+    cube = cube_of(2)
+    chosen = with_cube(scale=0.5, offset=3.0, mean=(1.0, -2.0, 3.5), std=(0.5, 2.0, 3.0))
+    pixels = np.random.default_rng(2).integers(0, 256, (1, 3, 2, 20, 20), np.uint8)
+    mean, std = (np.array(values, np.float32).reshape(3, 1, 1, 1) for values in (chosen.mean, chosen.std))
+    scaled = pixels[:, ::-1].astype(np.float32) * np.float32(0.5) + np.float32(3)
+    expected = (scaled - cube[:, :, 5:25, 12:32] - mean) / std
+    got = Normalizer(chosen, torch.from_numpy(cube))(torch.from_numpy(pixels), whole(1))
+    np.testing.assert_array_equal(got.numpy(), expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 30, 43), (3, 4, 44, 30), (1, 4, 30, 44), (3, 30, 44)])
+def test_a_cube_of_other_frames_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(RecipeError, match=r"is not \(3, T, height, width\) of frames resized to \(30, 44\)"):
+        Normalizer(with_cube(), torch.zeros(shape))
+
+
+def test_a_cube_wants_frames_of_one_size() -> None:
+    with pytest.raises(RecipeError, match="of frames resized to 30"):
+        Normalizer(replace(with_cube(), resize=30), torch.zeros(3, 4, 30, 44))
+
+
+def test_a_cube_of_another_length_is_refused() -> None:
+    normalizer = Normalizer(with_cube(), torch.zeros(3, 4, 30, 44))
+    with pytest.raises(RecipeError, match="the mean cube is of 4 frames, and the clips of 5"):
+        normalizer(torch.zeros(1, 3, 5, 20, 20, dtype=torch.uint8), whole(1))
+    with pytest.raises(RecipeError, match="the mean cube is of 4 frames, and the clips of 1"):
+        normalizer(torch.zeros(1, 3, 20, 20, dtype=torch.uint8), whole(1))
+
+
+def test_a_recipe_with_a_cube_is_never_run_without_one() -> None:
+    with pytest.raises(RecipeError, match="but no cube is given"):
+        Normalizer(with_cube())
+    with pytest.raises(RecipeError, match=r"transform\.mean_cube is None, but a cube is given"):
+        Normalizer(transform(resize=(256, 340)), torch.zeros(3, 16, 256, 340))

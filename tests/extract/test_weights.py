@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vadx.errors import UsageError, WeightsError
 from vadx.extract import weights
-from vadx.extract.backbones import find_backbone
+from vadx.extract.backbones import backbones, find_backbone
 from vadx.extract.library import load_backbone
 from vadx.extract.package_source import PackageMember
 from vadx.extract.weights import WeightsEntry
@@ -48,10 +48,12 @@ def published(tmp_path: Path) -> Path:
 def test_the_table_is_whole() -> None:
     for name, row in weights.WEIGHTS.items():
         assert row.name == name
-        assert row.sources
+        assert row.sources or row.caution
         assert row.licence
-        assert find_backbone(row.backbone).name == row.backbone
-        assert row.trained_for in {preset.name for preset in find_backbone(row.backbone).presets}
+        assert row.trained_for in {preset.name for spec in backbones().values() for preset in spec.presets} or (
+            row.trained_for == find_backbone(row.backbone).default_preset.name
+        )
+        assert row.kind != "network" or find_backbone(row.backbone).name == row.backbone
         assert row.sha256 is None or len(row.sha256) == 64
     i3d = weights.WEIGHTS["i3d-rgb-k400-tfhub"]
     (source,) = i3d.sources
@@ -206,13 +208,24 @@ def test_a_wrong_file_in_torchs_cache_is_refused(tmp_path: Path, known: WeightsE
         weights.require(known.name)
 
 
-def test_missing_weights_say_what_to_type(known: WeightsEntry) -> None:
+def test_missing_weights_say_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, entry(sources=("https://example.org/tiny.pt",)))
     with pytest.raises(WeightsError) as caught:
-        weights.require(known.name)
+        weights.require("tiny-weights")
     message = str(caught.value)
     assert f"file tiny.pt ({len(CHECKPOINT)} bytes), sha256 {sha256(CHECKPOINT)}" in message
     assert "vadx weights fetch tiny-weights" in message
     assert "vadx weights add tiny.pt --as tiny-weights" in message
+
+
+def test_weights_that_nobody_offers_are_not_advised_to_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, entry(sources=(), caution="it is inside a larger archive"))
+    for attempt in (weights.require, weights.fetch):
+        with pytest.raises(WeightsError) as caught:
+            attempt("tiny-weights")
+        assert "weights fetch" not in str(caught.value)
+        assert "it is inside a larger archive" in str(caught.value)
+        assert "vadx weights add tiny.pt --as tiny-weights" in str(caught.value)
 
 
 def test_an_unknown_name_lists_those_that_exist(known: WeightsEntry) -> None:
@@ -276,7 +289,7 @@ def test_named_weights_carry_the_published_hash(known: WeightsEntry, published: 
 @pytest.mark.parametrize(
     ("arguments", "options", "kind", "says"),
     [
-        (("i4d",), {}, UsageError, "there is no backbone 'i4d'; there are: i3d, r2plus1d, tiny"),
+        (("i4d",), {}, UsageError, "there is no backbone 'i4d'; there are: i3d, i3d-flow"),
         (("tiny", "random"), {"preset": "x"}, UsageError, "there is no preset 'x'; there are: kinetics-i3d, "),
         (
             ("tiny", "random"),

@@ -883,5 +883,6 @@ def test_a_plug_in_that_cannot_be_loaded_leaves_the_others_usable(tmp_path: Path
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout.split()) == (0, ["i3d", "r2plus1d", "tiny"])
+    assert done.returncode == 0
+    assert {"i3d", "r2plus1d", "tiny"} <= set(done.stdout.split())
     assert "broken cannot be loaded" in done.stderr

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from vadx.extract.backbones import BackboneSpec
 from vadx.extract.presets import Preset
-from vadx.features.recipe import Network, Sampling, Transform
+from vadx.features.recipe import Flow, Network, Sampling, Transform
 
 
 class Tiny(nn.Module):
@@ -41,4 +41,68 @@ TINY = BackboneSpec(
     ),
     licence="Apache-2.0",
     classes="kinetics400",
+)
+
+
+class TinyFrames(nn.Module):
+    """One convolution over an image, averaged: features ``(B, 6)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, kernel_size=4, stride=4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tanh(self.conv(images)).mean((2, 3))
+
+
+class TinyFlow(nn.Module):
+    """One convolution over a clip of flow, averaged: features ``(B, 5)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(2, 5, kernel_size=(2, 4, 4), stride=(2, 4, 4))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return torch.tanh(self.conv(clips)).mean((2, 3, 4))
+
+
+TINY_FRAMES = BackboneSpec(
+    name="tiny-frames",
+    title="Tiny of frames",
+    dim=6,
+    min_clip_length=1,
+    factory="vadx_tiny:TinyFrames",
+    presets=(
+        Preset(
+            name="tiny-frames-default",
+            backbone="tiny-frames",
+            network=Network(name="tiny-frames", layer="mean", temporal="mean"),
+            sampling=Sampling(clip_length=4, clip_stride=4, tail="partial_mean"),
+            transform=Transform(kernel="pil", resize=32, crop=24, center_rounding="floor", scale=1 / 255),
+            weights=None,
+        ),
+    ),
+    licence="Apache-2.0",
+    frame_wise=True,
+)
+
+TINY_FLOW = BackboneSpec(
+    name="tiny-flow",
+    title="Tiny of flow",
+    dim=5,
+    min_clip_length=2,
+    factory="vadx_tiny:TinyFlow",
+    presets=(
+        Preset(
+            name="tiny-flow-default",
+            backbone="tiny-flow",
+            network=Network(name="tiny-flow", layer="mean"),
+            sampling=Sampling(clip_length=4, clip_stride=4, tail="repeat_last"),
+            transform=Transform(kernel="pil", resize=32, crop=24, center_rounding="floor", scale=2 / 255, offset=-1.0),
+            weights=None,
+            flow=Flow(method="farneback"),
+        ),
+    ),
+    licence="Apache-2.0",
+    channels=2,
 )

@@ -1,0 +1,273 @@
+"""One recipe's way from frames to features: resampling, resizing, flow, clips, crops, batches."""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..errors import UsageError, VideoError
+from ..features.timeline import Clip, ClipTable, check_finite, clip_seconds, end_after_last
+from .flow import FlowStream, still_flow
+from .jpeg import JpegRoundTrip
+from .sampling import TAIL_POLICIES, ClipSampler, Resampler, Window, source_clip
+from .transforms import crop_frames, resize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from ..features.recipe import Recipe
+    from ..features.timeline import VideoFacts
+    from .engine import Engine
+    from .flow import FlowEstimator
+    from .video import FrameBlock, FrameSource
+
+
+Prepared = dict[tuple[object, ...], "Tensor"]
+"""How frames were brought to size -> one block's frames."""
+
+
+@dataclass(slots=True)
+class Timeline:
+    """What is kept of every decoded frame: its timestamp, and whether it is damaged."""
+
+    pts: array[float] = field(default_factory=lambda: array("d"))
+    damaged: bytearray = field(default_factory=bytearray)
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    def add(self, block: FrameBlock) -> None:
+        self.pts.extend(block.pts_seconds.tolist())
+        self.damaged.extend(block.damaged.tobytes())
+
+    def end_seconds(self, fps: float) -> float:
+        """Give the time at which the last frame ends."""
+        gap = self.pts[-1] - self.pts[-2] if len(self.pts) > 1 else None
+        return end_after_last(self.pts[-1], gap, fps)
+
+
+class InputStream:
+    """Frames of one video in, network inputs of one recipe out.
+
+    `push` and `finish` yield a clip at a time: its inputs on the 0-255 scale, ``(crop, input, C, T, size, size)`` for
+    networks of clips, which have one input a crop, and ``(crop, input, C, size, size)`` for those of single frames,
+    which have as many as the recipe's temporal rule looks at. At most one clip's span of frames is held. ``fps`` is
+    the video's own rate, as its header says.
+    """
+
+    def __init__(self, recipe: Recipe, estimate_flow: FlowEstimator | None, *, fps: float) -> None:
+        self.clips: list[Clip] = []
+        self.source_of = array("q")
+        self._recipe = recipe
+        self._fps = fps
+        self._sampler: ClipSampler[Tensor] = ClipSampler(recipe.sampling)
+        self._resampler: Resampler[NDArray[np.uint8]] | None = None
+        if recipe.sampling.fps is not None:
+            self._resampler = Resampler(recipe.sampling.fps)
+        self._jpeg = None if recipe.transform.jpeg is None else JpegRoundTrip(recipe.transform.jpeg, fps)
+        self._flow = None
+        if recipe.flow is not None:
+            if estimate_flow is None:
+                msg = "this recipe wants flow, and was given nothing that estimates it: see library.make_engine"
+                raise UsageError(msg)
+            self._flow = FlowStream(recipe.flow, estimate_flow)
+
+    def push(self, block: FrameBlock, prepared: Prepared | None = None) -> Iterator[Tensor]:
+        """Take decoded frames. Streams that prepare frames alike share the work through one ``prepared`` a block."""
+        if self._resampler is None:
+            self.source_of.extend(range(block.start, block.start + len(block.frames)))
+            yield from self._take(self._prepare(block.frames, {} if prepared is None else prepared))
+            return
+        chosen = [
+            pair
+            for image, pts in zip(block.frames, block.pts_seconds.tolist(), strict=True)
+            for pair in self._resampler.push(image, pts)
+        ]
+        yield from self._take_chosen(chosen)
+
+    def finish(self, timeline: Timeline) -> Iterator[Tensor]:
+        """End the video: the tail rules decide what its last frames become."""
+        if self._resampler is not None and len(timeline):
+            yield from self._take_chosen(self._resampler.flush(timeline.end_seconds(self._fps)))
+        if self._flow is not None:
+            for image in self._flow.flush():
+                yield from self._clips_of(self._sampler.push(image))
+        yield from self._clips_of(self._sampler.flush())
+
+    def _take_chosen(self, chosen: list[tuple[int, NDArray[np.uint8]]]) -> Iterator[Tensor]:
+        for source, image in chosen:
+            self.source_of.append(source)
+            yield from self._take(self._prepare(image[None], {}))
+
+    def _prepare(self, frames: NDArray[np.uint8], prepared: Prepared) -> Tensor:
+        """Bring decoded frames ``(n, H, W, 3)`` to the recipe's size: each once, however many clips it goes into."""
+        transform = self._recipe.transform
+        how = (transform.kernel, transform.interpolation, transform.pre_resize, transform.resize)
+        shared = self._jpeg is None
+        if shared and how in prepared:
+            return prepared[how]
+        images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+        if transform.pre_resize is not None:
+            images = resize(images, transform.pre_resize, kernel=transform.kernel)
+        if self._jpeg is not None:
+            images = self._jpeg(images)
+        images = resize(images, transform.resize, kernel=transform.kernel, interpolation=transform.interpolation)
+        if shared:
+            prepared[how] = images
+        return images
+
+    def _take(self, images: Tensor) -> Iterator[Tensor]:
+        for image in images:
+            for item in [image] if self._flow is None else self._flow.push(image):
+                yield from self._clips_of(self._sampler.push(item))
+
+    def _clips_of(self, windows: list[Window[Tensor]]) -> Iterator[Tensor]:
+        for window in windows:
+            self.clips.append(window.clip)
+            yield self._inputs(window)
+
+    def _inputs(self, window: Window[Tensor]) -> Tensor:
+        rule = self._recipe.network.temporal
+        frames = window.frames
+        if rule in ("first", "middle"):
+            frames = [frames[0 if rule == "first" else self._recipe.sampling.clip_length // 2]]
+        shape = next(frame for frame in window.frames if frame is not None)
+        crops = [self._crop(shape if frame is None else frame, blank=frame is None) for frame in frames]
+        return torch.stack(crops, dim=2).unsqueeze(1) if rule == "clip" else torch.stack(crops, dim=1)
+
+    def _crop(self, image: Tensor, *, blank: bool) -> Tensor:
+        flow = self._recipe.flow
+        if blank:
+            # Black, or no motion: what a frame of its own would have been cropped to.
+            image = torch.full_like(image, 0 if flow is None else still_flow(flow))
+        return crop_frames(image, self._recipe.transform, flow=flow is not None)
+
+
+class ClipStream:
+    """Frames of one video in, features of one recipe out.
+
+    `push` and `finish` yield float32 blocks ``(clip, crop, feature)`` in order; `table` describes the clips
+    afterwards. At most one batch of network inputs is held beside what `InputStream` holds.
+    """
+
+    def __init__(self, recipe: Recipe, engine: Engine, *, fps: float) -> None:
+        self._recipe = recipe
+        self._inputs = InputStream(recipe, engine.estimate_flow, fps=fps)
+        self._batcher = _Batcher(engine, average_crops=recipe.transform.crop_mean)
+
+    def push(self, block: FrameBlock, prepared: Prepared | None = None) -> Iterator[NDArray[np.float32]]:
+        """Take decoded frames; ``prepared`` as in `InputStream.push`."""
+        for inputs in self._inputs.push(block, prepared):
+            yield from self._batcher.add(inputs)
+
+    def finish(self, timeline: Timeline) -> Iterator[NDArray[np.float32]]:
+        """End the video."""
+        for inputs in self._inputs.finish(timeline):
+            yield from self._batcher.add(inputs)
+        yield from self._batcher.flush()
+
+    def table(self, timeline: Timeline, facts: VideoFacts) -> ClipTable:
+        """Describe the clips that were yielded.
+
+        Raises
+        ------
+        VideoError
+            with code ``VIDEO_TOO_SHORT`` if there are none.
+        """
+        if not self._inputs.clips:
+            raise VideoError("VIDEO_TOO_SHORT", "video", self._too_short(facts))
+        clips = [source_clip(clip, self._inputs.source_of) for clip in self._inputs.clips]
+        pts = np.frombuffer(timeline.pts, dtype=np.float64)
+        damaged = np.frombuffer(timeline.damaged, dtype=np.bool_)
+        times = np.append(pts, timeline.end_seconds(facts.fps))
+        spans = [clip_seconds(c, pts[c.start : c.stop], float(times[c.stop])) for c in clips]
+        return ClipTable(
+            frames=np.array([(c.start, c.stop) for c in clips], dtype=np.int64),
+            seconds=np.array(spans, dtype=np.float64),
+            damaged=np.array([damaged[c.start : c.stop].any() for c in clips], dtype=np.bool_),
+            facts=facts,
+            num_padded_frames=sum(c.num_padded for c in clips),
+        )
+
+    def _too_short(self, facts: VideoFacts) -> str:
+        sampling = self._recipe.sampling
+        rate = "" if sampling.fps is None else f", {len(self._inputs.source_of)} at {sampling.fps:g} frames/s,"
+        return (
+            f"{facts.num_frames_decoded} frames{rate} give no clip of {sampling.clip_length} frames "
+            f"under the tail rule {sampling.tail} ({TAIL_POLICIES[sampling.tail].meaning})"
+        )
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A clip whose features are on their way: ``crops * inputs`` rows."""
+
+    num_crops: int
+    num_inputs: int
+
+
+class _Batcher:
+    """Collects inputs into batches of the engine's one shape, and gives whole clips back in order."""
+
+    def __init__(self, engine: Engine, *, average_crops: bool) -> None:
+        self._engine = engine
+        self._average_crops = average_crops
+        self._inputs: list[Tensor] = []
+        self._crops: list[int] = []
+        self._clips: deque[_Waiting] = deque()
+        self._rows: list[NDArray[np.float32]] = []
+
+    def add(self, inputs: Tensor) -> Iterator[NDArray[np.float32]]:
+        num_crops, num_inputs = inputs.shape[:2]
+        self._clips.append(_Waiting(num_crops, num_inputs))
+        self._inputs.extend(inputs.flatten(0, 1))
+        self._crops.extend(crop for crop in range(num_crops) for _ in range(num_inputs))
+        while len(self._inputs) >= self._engine.batch:
+            self._run(self._engine.batch)
+        yield from self._whole_clips()
+
+    def flush(self) -> Iterator[NDArray[np.float32]]:
+        if self._inputs:
+            self._run(len(self._inputs))
+        yield from self._whole_clips()
+
+    def _run(self, count: int) -> None:
+        inputs, self._inputs = self._inputs[:count], self._inputs[count:]
+        crops, self._crops = self._crops[:count], self._crops[count:]
+        self._rows.extend(self._engine.run(torch.stack(inputs), crops))
+
+    def _whole_clips(self) -> Iterator[NDArray[np.float32]]:
+        done = []
+        used = 0
+        while self._clips and used + self._clips[0].num_crops * self._clips[0].num_inputs <= len(self._rows):
+            clip = self._clips.popleft()
+            count = clip.num_crops * clip.num_inputs
+            rows = np.stack(self._rows[used : used + count]).reshape(clip.num_crops, clip.num_inputs, -1)
+            used += count
+            # A mean of one row is that row: clip networks keep their values bit for bit.
+            values = rows[:, 0] if clip.num_inputs == 1 else rows.mean(axis=1)
+            done.append(values.mean(axis=0, keepdims=True) if self._average_crops else values)
+        if done:
+            del self._rows[:used]
+            block: NDArray[np.float32] = np.stack(done)
+            check_finite(block)
+            yield block
+
+
+def first_inputs(source: FrameSource, recipe: Recipe, estimate_flow: FlowEstimator | None) -> Tensor | None:
+    """Give the inputs of a video's first clip, as `InputStream` does; None if it has no clip."""
+    timeline = Timeline()
+    stream = InputStream(recipe, estimate_flow, fps=source.facts().fps)
+    for block in source:
+        timeline.add(block)
+        for inputs in stream.push(block):
+            return inputs
+    return next(stream.finish(timeline), None)
