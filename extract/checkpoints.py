@@ -9,7 +9,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -154,13 +154,11 @@ def read_torch(path: Path) -> Any:
         raise WeightsError(msg) from error
 
 
-def read_checkpoint(
-    path: Path, *, own: Collection[str] = frozenset(), maps: Sequence[KeyMap] = (), trusted_torchscript: bool = False
-) -> dict[str, Tensor]:
+def read_checkpoint(path: Path, *, maps: Sequence[KeyMap] = (), trusted_torchscript: bool = False) -> dict[str, Tensor]:
     """Read a checkpoint file of any known format as a state dict of our names.
 
-    ``own`` are the network's names, ``maps`` its published layouts, recognised from the keys. A TorchScript archive is
-    a program, and read only where its hash was checked against a known one (``trusted_torchscript``).
+    ``maps`` are the network's published layouts, recognised from the keys. A TorchScript archive is a program, and read
+    only where its hash was checked against a known one (``trusted_torchscript``).
 
     Raises
     ------
@@ -172,7 +170,7 @@ def read_checkpoint(
         if not isinstance(tree, Mapping) or not all(isinstance(key, str) for key in tree):
             msg = "no mapping of names"
             raise TypeError(msg)
-        return {key: _as_tensor(value) for key, value in to_own_names(tree, own, maps).items()}
+        return {key: _as_tensor(value) for key, value in to_own_names(tree, maps).items()}
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         msg = f"{path}: its layout is not one that vadx knows"
         raise WeightsError(msg) from error

@@ -20,6 +20,7 @@ from .transforms import crop_frames, resize
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import av
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -32,6 +33,19 @@ if TYPE_CHECKING:
 
 Prepared = dict[tuple[object, ...], "Tensor"]
 """How frames were brought to size -> one block's frames."""
+
+
+_Picture = tuple["NDArray[np.uint8]", "av.VideoFrame | None"]
+"""A decoded frame, and the decoder's own picture of it."""
+
+
+def wants_native(recipe: Recipe) -> bool:
+    """Whether a recipe gains by the decoder's own pictures: FFmpeg's JPEG files are made from them."""
+    return recipe.transform.jpeg == "ffmpeg" and recipe.transform.pre_resize is None
+
+
+def _channels_first(image: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(image.copy()).permute(2, 0, 1)
 
 
 @dataclass(slots=True)
@@ -69,7 +83,7 @@ class InputStream:
         self._recipe = recipe
         self._fps = fps
         self._sampler: ClipSampler[Tensor] = ClipSampler(recipe.sampling)
-        self._resampler: Resampler[NDArray[np.uint8]] | None = None
+        self._resampler: Resampler[_Picture] | None = None
         if recipe.sampling.fps is not None:
             self._resampler = Resampler(recipe.sampling.fps)
         self._jpeg = None if recipe.transform.jpeg is None else JpegRoundTrip(recipe.transform.jpeg, fps)
@@ -84,12 +98,13 @@ class InputStream:
         """Take decoded frames. Streams that prepare frames alike share the work through one ``prepared`` a block."""
         if self._resampler is None:
             self.source_of.extend(range(block.start, block.start + len(block.frames)))
-            yield from self._take(self._prepare(block.frames, {} if prepared is None else prepared))
+            yield from self._take(self._prepare(block.frames, block.native, {} if prepared is None else prepared))
             return
+        native = block.native or (None,) * len(block.frames)
         chosen = [
             pair
-            for image, pts in zip(block.frames, block.pts_seconds.tolist(), strict=True)
-            for pair in self._resampler.push(image, pts)
+            for image, own, pts in zip(block.frames, native, block.pts_seconds.tolist(), strict=True)
+            for pair in self._resampler.push((image, own), pts)
         ]
         yield from self._take_chosen(chosen)
 
@@ -102,12 +117,14 @@ class InputStream:
                 yield from self._clips_of(self._sampler.push(image))
         yield from self._clips_of(self._sampler.flush())
 
-    def _take_chosen(self, chosen: list[tuple[int, NDArray[np.uint8]]]) -> Iterator[Tensor]:
-        for source, image in chosen:
+    def _take_chosen(self, chosen: list[tuple[int, _Picture]]) -> Iterator[Tensor]:
+        for source, (image, native) in chosen:
             self.source_of.append(source)
-            yield from self._take(self._prepare(image[None], {}))
+            yield from self._take(self._prepare(image[None], (native,), {}))
 
-    def _prepare(self, frames: NDArray[np.uint8], prepared: Prepared) -> Tensor:
+    def _prepare(
+        self, frames: NDArray[np.uint8], native: tuple[av.VideoFrame | None, ...], prepared: Prepared
+    ) -> Tensor:
         """Bring decoded frames ``(n, H, W, 3)`` to the recipe's size: each once, however many clips it goes into."""
         transform = self._recipe.transform
         how = (transform.kernel, transform.interpolation, transform.pre_resize, transform.resize)
@@ -118,11 +135,20 @@ class InputStream:
         if transform.pre_resize is not None:
             images = resize(images, transform.pre_resize, kernel=transform.kernel)
         if self._jpeg is not None:
-            images = self._jpeg(images)
+            images = self._through_files(self._jpeg, images, native if transform.pre_resize is None else ())
         images = resize(images, transform.resize, kernel=transform.kernel, interpolation=transform.interpolation)
         if shared:
             prepared[how] = images
         return images
+
+    def _through_files(self, jpeg: JpegRoundTrip, images: Tensor, native: tuple[av.VideoFrame | None, ...]) -> Tensor:
+        """Write and read frames as JPEG; from the decoder's own pictures, where there are, which no RGB has rounded."""
+        given = native or (None,) * len(images)
+        back = [
+            jpeg(image[None])[0] if own is None else _channels_first(jpeg.frame(own))
+            for image, own in zip(images, given, strict=True)
+        ]
+        return torch.stack(back)
 
     def _take(self, images: Tensor) -> Iterator[Tensor]:
         for image in images:

@@ -34,7 +34,8 @@ class JpegRoundTrip:
 
     def __init__(self, setting: Literal["ffmpeg"] | int, fps: float) -> None:
         self._setting = setting
-        self._fps = Fraction(fps).limit_denominator(1001)
+        # Where the container states no rate, FFmpeg's own default.
+        self._fps = Fraction(fps or 25.0).limit_denominator(1001)
         self._encoder: VideoCodecContext | None = None
         self._count = 0
 

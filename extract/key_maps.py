@@ -18,9 +18,10 @@ class KeyMap:
     """One published layout of one network.
 
     ``matches`` is asked with the names at the top of the file, wrappers such as ``state_dict`` and ``module.`` taken
-    off; ``convert`` turns what they hold (tensors, or numpy arrays where the file was no torch file) into a state
-    dict of our names, and leaves names that it does not know as they are, so that loading can name them.
-    ``source`` is the repository whose layout it is.
+    off; it must not hold for a state dict of our own names, unless ``convert`` leaves such a one alone. ``convert``
+    turns what they hold (tensors, or numpy arrays where the file was no torch file) into a state dict of our names,
+    and leaves names that it does not know as they are, so that loading can name them. ``source`` is the repository
+    whose layout it is.
     """
 
     name: str
@@ -57,14 +58,13 @@ def unwrap(tree: Any) -> Any:
     return tree
 
 
-def to_own_names(tree: State, own: Collection[str], maps: Sequence[KeyMap]) -> dict[str, Tensor]:
-    """Convert an unwrapped checkpoint to our names.
+def to_own_names(tree: State, maps: Sequence[KeyMap]) -> dict[str, Tensor]:
+    """Convert an unwrapped checkpoint to our names, by the first layout that recognises it.
 
-    A layout of ``maps`` counts only where the file does not already use the network's ``own`` names. What nobody
-    recognises comes back as it is, for `checkpoints.load_state` to refuse with its names.
+    What nobody recognises comes back as it is: it has our names already, or `checkpoints.load_state` refuses it with
+    its own.
     """
-    if len(own & tree.keys()) * 2 < len(tree):
-        for layout in maps:
-            if layout.matches(tree.keys()):
-                return layout.convert(tree)
+    for layout in maps:
+        if layout.matches(tree.keys()):
+            return layout.convert(tree)
     return dict(tree)

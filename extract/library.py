@@ -13,6 +13,7 @@ from ..errors import UsageError, VideoError, WeightsError
 from . import weights as weights_cache
 from .backbones import BackboneSpec, find_backbone, find_preset
 from .backbones.loading import network_from_file, network_from_state
+from .clip_stream import wants_native
 from .engine import DEFAULT_BATCH, Engine, pick_device
 from .extractor import VideoExtraction, collect
 from .flow import flow_estimator
@@ -246,7 +247,13 @@ def extract_video(
     """
     chosen = recipe or backbone.recipe
     engine = make_engine(backbone, chosen, device=device, batch=batch)
-    with VideoReader(path, rotation=chosen.decode.rotation, strict=strict, allow_partial=allow_partial) as reader:
+    with VideoReader(
+        path,
+        rotation=chosen.decode.rotation,
+        strict=strict,
+        allow_partial=allow_partial,
+        keep_native=wants_native(chosen),
+    ) as reader:
         try:
             return collect(VideoExtraction(reader, chosen, engine), engine.provenance)
         except VideoError as error:

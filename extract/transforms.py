@@ -1,6 +1,7 @@
-"""Resizing, crops and normalisation as a recipe says: the public face of `resize` and `crops`.
+"""Resizing, crops and normalisation as a recipe says.
 
-How equal each kernel is to its library's was measured: docs/numerics.md.
+`resize`, `five_crop` and `ten_crop` are public: they take batches of uint8 tensors on any device. How equal each
+resize kernel is to its library's was measured: docs/numerics.md.
 """
 
 from __future__ import annotations
@@ -10,33 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import RecipeError
-from .crops import CENTER_ROUNDING, CROP_ORDERS, center_crop, five_crop, ten_crop
-from .resize import INTERPOLATIONS, KERNELS, resize, resized_size
+from .crops import center_crop, five_crop, ten_crop
+from .resize import resize
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..features.recipe import Transform
 
-__all__ = [
-    "CENTER_ROUNDING",
-    "CROP_ORDERS",
-    "INTERPOLATIONS",
-    "KERNELS",
-    "Normalizer",
-    "center_crop",
-    "crop_frames",
-    "five_crop",
-    "num_crops",
-    "resize",
-    "resized_size",
-    "ten_crop",
-]
-
-
-def num_crops(transform: Transform) -> int:
-    """Give the number of crops that the recipe cuts out of a frame."""
-    return {"center": 1, "five": 5, "ten": 10}[transform.crops]
+__all__ = ["five_crop", "resize", "ten_crop"]
 
 
 def crop_frames(images: Tensor, transform: Transform, *, flow: bool = False) -> Tensor:

@@ -56,13 +56,15 @@ class FrameBlock:
     """Consecutive frames of one size.
 
     ``start`` is the index of the first; ``pts_seconds (frame,)`` float64; ``frames (frame, height, width, 3)``
-    uint8 RGB; ``damaged (frame,)`` bool.
+    uint8 RGB; ``damaged (frame,)`` bool. ``native``, where it was asked for, are the decoder's own pictures before
+    their conversion to RGB, None for one that was turned.
     """
 
     start: int
     pts_seconds: NDArray[np.float64]
     frames: NDArray[np.uint8]
     damaged: NDArray[np.bool_]
+    native: tuple[av.VideoFrame | None, ...] = ()
 
 
 class FrameSource(Protocol):
@@ -151,7 +153,8 @@ class VideoReader:
     """Decode one file on one thread. A `FrameSource`.
 
     After the last frame, iteration raises `VideoError` if `judge` refuses the video, unless ``allow_partial``
-    accepts what was decoded. ``strict`` makes FFmpeg's decoder and `judge` tolerate nothing.
+    accepts what was decoded. ``strict`` makes FFmpeg's decoder and `judge` tolerate nothing. ``keep_native`` hands out
+    the decoder's own pictures beside the RGB ones.
 
     Raises
     ------
@@ -167,7 +170,9 @@ class VideoReader:
         strict: bool = False,
         allow_partial: bool = False,
         max_pixels: int = MAX_PIXELS,
+        keep_native: bool = False,
     ) -> None:
+        self._keep_native = keep_native
         self.path = Path(path)
         self._apply_rotation = rotation == "apply"
         self._strict = strict
@@ -200,10 +205,12 @@ class VideoReader:
     def __iter__(self) -> Iterator[FrameBlock]:
         self._progress = progress = _Progress()
         block = _BlockBuilder()
-        for image, pts, damaged in self._decode(progress):
+        for image, pts, damaged, native in self._decode(progress):
             if block.is_full_for(image):
                 yield block.take()
             block.add(progress.num_frames - 1, image, pts, damaged)
+            if self._keep_native:
+                block.native.append(native)
         if len(block):
             yield block.take()
         self._finish(progress)
@@ -260,7 +267,7 @@ class VideoReader:
             file_bytes=file_bytes,
         )
 
-    def _decode(self, progress: _Progress) -> Iterator[tuple[NDArray[np.uint8], float, bool]]:
+    def _decode(self, progress: _Progress) -> Iterator[tuple[NDArray[np.uint8], float, bool, av.VideoFrame | None]]:
         reformatter = VideoReformatter()
         for frame, after_bad_packet, beside_gap in self._frames(progress):
             pts = progress.note_time(frame, self._stream.time_base, self.info.fps)
@@ -270,7 +277,8 @@ class VideoReader:
                 raise _translate(error, str(self.path), f"frame {progress.num_frames} cannot be converted") from error
             turns = self._quarter_turns(frame)
             progress.note_frame(image, turns, damaged=bool(frame.is_corrupt) or after_bad_packet, beside_gap=beside_gap)
-            yield np.rot90(image, turns) if turns else image, pts, progress.last_damaged
+            upright = np.rot90(image, turns) if turns else image
+            yield upright, pts, progress.last_damaged, None if turns else frame
 
     def _quarter_turns(self, frame: av.VideoFrame) -> int:
         """Give how often to turn a frame counterclockwise by 90 degrees; other angles are left alone."""
@@ -360,6 +368,7 @@ class _BlockBuilder:
     """Collects frames of one size into a block of bounded memory."""
 
     def __init__(self) -> None:
+        self.native: list[av.VideoFrame | None] = []
         self._images: list[NDArray[np.uint8]] = []
         self._pts: list[float] = []
         self._damaged: list[bool] = []
@@ -382,8 +391,10 @@ class _BlockBuilder:
         self._damaged.append(damaged)
 
     def take(self) -> FrameBlock:
-        block = FrameBlock(self._start, np.array(self._pts), np.stack(self._images), np.array(self._damaged))
-        self._images, self._pts, self._damaged = [], [], []
+        block = FrameBlock(
+            self._start, np.array(self._pts), np.stack(self._images), np.array(self._damaged), tuple(self.native)
+        )
+        self._images, self._pts, self._damaged, self.native = [], [], [], []
         return block
 
 

@@ -17,8 +17,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import RecipeError
 
-NUMERICS = 1
-"""Raised when a bug fix changes values, so that features made before and after never share a set."""
+NUMERICS = 2
+"""Raised when a bug fix changes values, so that features made before and after never share a set.
+
+2: the resize kernel ``pil`` goes along rows first, as Pillow did up to 12; Pillow 13 turns for portrait videos."""
 
 MAX_FPS = 1000
 """Highest frame rate that resampling makes: where an hour without frames is bridged, that is 3.6 million of them."""

@@ -137,6 +137,7 @@ def _decoded_alike(tasks: Sequence[_Task]) -> list[list[_Task]]:
 
 
 def _extract(entry: Entry, source: Source, tasks: Sequence[_Task], on_frames: Ticker | None) -> list[_Result]:
+    from ..extract.clip_stream import wants_native
     from ..extract.extractor import SharedExtraction
     from ..extract.video import VideoReader
 
@@ -150,6 +151,7 @@ def _extract(entry: Entry, source: Source, tasks: Sequence[_Task], on_frames: Ti
                     rotation=first.recipe.decode.rotation,
                     strict=first.strict,
                     allow_partial=first.allow_partial,
+                    keep_native=any(wants_native(task.job.recipe) for task in tasks),
                 )
             )
             spools = [

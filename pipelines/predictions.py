@@ -38,6 +38,9 @@ def predict(
         if scores is None:
             msg = f"backbone {backbone} has no classifier: leave --show-pred out"
             raise UsageError(msg)
+        if scores.shape[1] != len(names):
+            msg = f"these weights know {scores.shape[1]} classes, which have no names here: leave --show-pred out"
+            raise UsageError(msg)
         best = scores.softmax(-1).mean(0).topk(top)
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         yield identifier, [(names[index], value) for index, value in pairs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
@@ -12,6 +13,8 @@ from ..extract.sampling import TAIL_POLICIES
 if TYPE_CHECKING:
     from ..extract.presets import Preset
     from ..features.recipe import Flow, Recipe, Transform
+
+_WIDTH = 110
 
 
 def prose(recipe: Recipe) -> str:
@@ -46,19 +49,25 @@ def describe_preset(preset: Preset) -> str:
     lines = [
         f"{preset.name}: {spec.title}, features of {spec.dim} numbers",
         "",
-        prose(recipe),
-        f"Tail: {tail}.",
+        *_folded(prose(recipe)),
+        *_folded(f"Tail: {tail}."),
         f"Weights: {preset.weights or 'none are known; give --weights FILE or --weights random'}",
     ]
     lines += [f"Mean: {preset.mean_cube}"] if preset.mean_cube else []
     lines += [f"Flow network: {preset.flow_weights}"] if preset.flow_weights else []
-    lines += ["", preset.note] if preset.note else []
+    lines += ["", *_folded(preset.note)] if preset.note else []
     lines += ["", "Sources"]
-    lines += [f"  {what}: {source}" for what, source in preset.sources.items()]
+    for what, source in preset.sources.items():
+        lines += _folded(f"{what}: {source}", indent="  ")
     if preset.disputed:
         lines += ["", "Disputed"]
-        lines += [f"  {point}" for point in preset.disputed]
+        for point in preset.disputed:
+            lines += _folded(point, indent="  ")
     return "\n".join(lines)
+
+
+def _folded(text: str, *, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
 
 
 def _sizes(transform: Transform) -> list[str]:

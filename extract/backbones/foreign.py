@@ -101,4 +101,5 @@ class FittingAvgPool3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         kernel = [min(k, side) for k, side in zip(self._kernel, x.shape[-3:], strict=True)]
-        return F.avg_pool3d(x, kernel, stride=1)
+        # CPUs have no such pool in bfloat16; the sum is better taken in single precision anyway.
+        return F.avg_pool3d(x.float(), kernel, stride=1).to(x.dtype)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ...errors import UsageError
 from ..key_maps import KeyMap, rename
 
 if TYPE_CHECKING:
@@ -188,6 +189,9 @@ class InceptionI3d(nn.Module):
             self.add_module(name, Mixed(*_MIXED[name], **self._variant))
 
     def forward(self, clips: Tensor) -> Tensor:
+        if self._variant["same_pad"] == "static_ceil" and (clips.shape[2] < 10 or min(clips.shape[-2:]) < 194):
+            msg = f"same_pad=static_ceil needs 10 frames of 194 pixels at least, got {tuple(clips.shape[2:])}"
+            raise UsageError(msg)
         x = clips
         for name in self._blocks:
             x = self._modules[name](x)  # type: ignore[misc]  # None only for modules that were taken out

@@ -34,8 +34,7 @@ def network_from_file(
         if the file is broken, unsafe, or of another network: missing, unknown and mis-shaped keys are named.
     """
     network = spec.build(switches)
-    own = network.state_dict().keys()
-    state = read_checkpoint(path, own=own, maps=layouts_of(spec), trusted_torchscript=trusted_torchscript)
+    state = read_checkpoint(path, maps=layouts_of(spec), trusted_torchscript=trusted_torchscript)
     return _load(spec, switches, network, state, str(path))
 
 
@@ -44,7 +43,7 @@ def network_from_state(
 ) -> nn.Module:
     """Build a network and load a state dict of any known layout into it. Raises as `network_from_file`."""
     network = spec.build(switches)
-    named = to_own_names(unwrap(state), network.state_dict().keys(), layouts_of(spec))
+    named = to_own_names(unwrap(state), layouts_of(spec))
     return _load(spec, switches, network, named, origin)
 
 

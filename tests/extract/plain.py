@@ -63,8 +63,6 @@ def loaded(backbone: str, state: Mapping[str, Tensor], **switches: Any) -> nn.Mo
 
 
 def recognised(backbone: str, tree: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Convert a checkpoint's tree to our names as reading a file does: only what is not already of our names."""
+    """Convert a checkpoint's tree to our names as reading a file does."""
     spec = find_backbone(backbone)
-    with torch.device("meta"):
-        own = spec.build({}).state_dict().keys()
-    return to_own_names(unwrap(tree), own, layouts_of(spec))
+    return to_own_names(unwrap(tree), layouts_of(spec))

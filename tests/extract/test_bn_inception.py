@@ -216,7 +216,6 @@ def test_a_checkpoint_of_our_names_is_left_as_it_is(state: dict[str, Tensor]) ->
     assert_same_state(recognised("tsn-bninception", state), state)
 
 
-@pytest.mark.xfail(strict=True, reason="key_maps.to_own_names asks no layout where half of the names are our own")
 @pytest.mark.parametrize("classifier", ["fc", "last_linear"])
 def test_old_files_of_yjxiong_and_cadene_are_recognised(state: dict[str, Tensor], classifier: str) -> None:
     tree = {key.replace("last_linear", classifier): value for key, value in old(state).items()}

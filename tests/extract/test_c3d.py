@@ -140,7 +140,6 @@ def test_a_checkpoint_of_our_names_is_left_as_it_is(state: dict[str, Tensor]) ->
     assert recognised("c3d", {"state_dict": state}) == state
 
 
-@pytest.mark.xfail(strict=True, reason="key_maps.to_own_names asks no layout where half of the names are our own")
 def test_mists_names_are_recognised(state: dict[str, Tensor]) -> None:
     published = {key.replace("conv1.", "conv1a.").replace("conv2.", "conv2a."): state[key] for key in BACKBONE}
     assert recognised("c3d", published).keys() == set(BACKBONE)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -10,14 +10,14 @@ from torchvision.transforms import functional as torchvisions
 
 from vadx.errors import RecipeError
 from vadx.extract.crops import CENTER_ROUNDING, CROP_ORDERS, center_crop, five_crop, ten_crop
-from vadx.features.recipe import CropOrder
+from vadx.features.recipe import CropOrder, Transform
 
 from .crop_places import PUBLISHED_FIVE, PUBLISHED_TEN, coordinates, places
 
 
 def test_every_name_is_in_its_table() -> None:
     assert set(CROP_ORDERS) == set(PUBLISHED_TEN) == set(get_args(CropOrder))
-    assert set(CENTER_ROUNDING) == {"floor", "round"}
+    assert set(CENTER_ROUNDING) == set(get_args(get_type_hints(Transform)["center_rounding"]))
 
 
 @pytest.mark.parametrize("order", PUBLISHED_TEN)
@@ -43,7 +43,7 @@ def test_five_are_the_unmirrored_of_ten(order: str) -> None:
         ((227, 455), 0, 228, (0, 114)),
     ],
 )
-@pytest.mark.parametrize("rounding", ["floor", "round"])
+@pytest.mark.parametrize("rounding", CENTER_ROUNDING)
 def test_tsn_counts_in_quarters_of_the_margin(
     size: tuple[int, int], bottom: int, right: int, center: tuple[int, int], rounding: str
 ) -> None:
@@ -60,7 +60,7 @@ def test_tv_is_torchvisions(size: tuple[int, int]) -> None:
     assert torch.equal(center_crop(source, 224), torchvisions.center_crop(source, [224]))
 
 
-@pytest.mark.parametrize("rounding", ["floor", "round"])
+@pytest.mark.parametrize("rounding", CENTER_ROUNDING)
 def test_the_centre_of_340_by_256(rounding: str) -> None:
     frame = coordinates(256, 340)
     assert torch.equal(center_crop(frame, 224, rounding=rounding), frame[:, 16:240, 58:282])
@@ -72,11 +72,21 @@ def test_the_centre_of_c3d() -> None:
 
 
 @pytest.mark.parametrize(
-    ("margin", "floored", "rounded"),
-    [(0, 0, 0), (1, 0, 0), (2, 1, 1), (3, 1, 2), (5, 2, 2), (7, 3, 4), (117, 58, 58), (231, 115, 116)],
+    ("margin", "floored", "ceiled", "rounded"),
+    [
+        (0, 0, 0, 0),
+        (1, 0, 1, 0),
+        (2, 1, 1, 1),
+        (3, 1, 2, 2),
+        (5, 2, 3, 2),
+        (7, 3, 4, 4),
+        (117, 58, 59, 58),
+        (231, 115, 116, 116),
+    ],
 )
-def test_an_odd_margin_is_halved_as_named(margin: int, floored: int, rounded: int) -> None:
+def test_an_odd_margin_is_halved_as_named(margin: int, floored: int, ceiled: int, rounded: int) -> None:
     frame = coordinates(20, 20 + margin)
+    assert places(center_crop(frame, 20, rounding="ceil")[None]) == [(0, ceiled, False)]
     assert places(center_crop(frame, 20, rounding="floor")[None]) == [(0, floored, False)]
     assert places(center_crop(frame, 20, rounding="round")[None]) == [(0, rounded, False)]
 
@@ -110,5 +120,5 @@ def test_unknown_names_are_refused_with_those_that_exist() -> None:
         with pytest.raises(RecipeError, match="order 'x'; there are: tv, oversample, roc, caffe, tsn"):
             crop(frame, 4, order="x")
     for any_crop in (center_crop, five_crop, ten_crop):
-        with pytest.raises(RecipeError, match="rounding 'up' of the centre; there are: floor, round"):
+        with pytest.raises(RecipeError, match="rounding 'up' of the centre; there are: floor, ceil, round"):
             any_crop(frame, 4, rounding="up")

@@ -93,6 +93,7 @@ REFUSED = {
     "a field number 0": (b"\x00\x01", "no field 0"),
     "a group": (varint(1 << 3 | 3), "of type 3"),
     "a length beyond the end": (varint(6 << 3 | BYTES) + varint((1 << 63) - 1), "needs 9223372036854775807 bytes"),
+    "a message cut short": (packed(6, bytes(100))[:101], "needs 100 bytes, 99 are left"),
     "a length of 70 bits": (varint(6 << 3 | BYTES) + b"\xff" * 9 + b"\x7f", "cut off"),
     "huge sides": (b"".join(whole(number, (1 << 64) - 1) for number in range(1, 6)), "shape"),
     "a shape without end": (packed(7, packed(1, b"\x80" * 4)) + packed(5, bytes(8)), "has no end"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import warnings
@@ -110,6 +111,17 @@ def test_the_head_gives_scores_before_softmax(hub: ModuleType, tmp_path: Path) -
         scores, probabilities = ours.head(ours(batch)), reference(batch)
     assert relative_l2(scores.softmax(1), probabilities) <= 1e-5
     assert relative_l2(scores, probabilities) > 0.5
+
+
+def test_a_copy_in_another_precision_keeps_the_librarys_names() -> None:
+    network = find_backbone("slowfast-r50").build({}).eval()
+    other = copy.deepcopy(network).to(torch.bfloat16)
+    assert other.state_dict().keys() == network.state_dict().keys()
+    assert {"blocks.0.multipathway_blocks.0.conv.weight", "blocks.6.proj.bias"} <= set(other.state_dict())
+    batch = clips(1, 3, 8, 64, 64)
+    with torch.inference_mode():
+        # Eight bits of mantissa in some fifty layers.
+        assert relative_l2(other(batch.bfloat16()), network(batch)) <= 0.1
 
 
 @pytest.mark.parametrize("num_frames", [4, 16, 32, 64])

@@ -9,9 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from vadx.extract.backbones import class_names
+from vadx.extract.crops import center_crop
 from vadx.extract.engine import Engine
 from vadx.extract.library import Backbone, extract_video, load_backbone
-from vadx.extract.transforms import center_crop, resize
+from vadx.extract.transforms import resize
 from vadx.extract.video import VideoReader
 from vadx.features.timeline import ClipFeatures
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as torchvisions
 
-from support import picture
+from support import picture, skip_or_fail
 from vadx.errors import RecipeError
 from vadx.extract import resize as module
 from vadx.extract.resize import INTERPOLATIONS, KERNELS, resize, resized_size
@@ -212,7 +212,7 @@ def test_the_right_size_is_left_alone(kernel: str) -> None:
 @pytest.mark.parametrize("kernel", ["pil", "cv2"])
 def test_a_gpu_resizes_as_the_cpu_does(size: tuple[int, int], target: int | tuple[int, int], kernel: str) -> None:
     if not torch.cuda.is_available():
-        pytest.skip("cuda: no GPU here")
+        skip_or_fail("cuda", "torch sees no GPU")
     source = tensor(image(*size, "noise"))
     for interpolation in INTERPOLATIONS if kernel == "pil" else ["bilinear"]:
         ours = resize(source.cuda(), target, kernel=kernel, interpolation=interpolation)

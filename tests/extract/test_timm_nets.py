@@ -96,7 +96,7 @@ PREPARED = [
     "resnet50.tv_in1k",
     "tf_efficientnet_lite0",
     "convnext_atto",
-    "vit_base_patch16_siglip_224",
+    "dm_nfnet_f0",
     "inception_v3.tv_in1k",
 ]
 

