@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from .bn_inception import IMAGENET_TSN_BNINCEPTION, KINETICS_TSN_BNINCEPTION_FLOW
-from .c3d import SPORTS1M_C3D
+from .c3d import SPORTS1M_C3D, SPORTS1M_C3D_CHANNEL_MEAN
 from .clip import OPENAI_CLIP_VITB16
 from .i3d import KINETICS_I3D, XDVIOLENCE_I3D
 from .i3d_flow import KINETICS_I3D_FLOW
@@ -45,6 +45,7 @@ _ALL = (
     KINETICS_R2PLUS1D,
     KINETICS_I3D_FLOW,
     SPORTS1M_C3D,
+    SPORTS1M_C3D_CHANNEL_MEAN,
     KINETICS_I3D_RESNET50,
     KINETICS_I3D_RESNET50_NL,
     IG65M_R2PLUS1D_CLIP32,

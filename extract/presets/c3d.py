@@ -33,3 +33,27 @@ SPORTS1M_C3D = Preset(
         "pool5: rounded up on the right (Caffe) or padded on both sides (PyTorch ports): switch pool5=ports",
     ),
 )
+
+SPORTS1M_C3D_CHANNEL_MEAN = Preset(
+    name="sports1m-c3d-channel-mean",
+    backbone="c3d",
+    network=Network(name="c3d", layer="fc6", switches={"pool5": "ports"}),
+    sampling=Sampling(clip_length=16, clip_stride=16, tail="repeat_last"),
+    transform=Transform(
+        kernel="cv2",
+        resize=(128, 171),
+        crop=112,
+        center_rounding="floor",
+        channel_order="bgr",
+        mean=(90.25, 97.66, 101.41),
+    ),
+    weights="c3d-sports1m-davidea",
+    note="What most PyTorch code runs: one mean a channel, no mean cube to find, and padding on both sides of pool5.",
+    sources={
+        "BGR minus (90.25, 97.66, 101.41)": "DavideA/c3d-pytorch issues 1 and 4; fjchange/MIST_VAD",
+        "pool5 padded on both sides": "DavideA/c3d-pytorch 1111ccf, C3D_model.py",
+        "16 frames every 16; resize (128, 171); centre crop 112": f"{_C3D}, as in sports1m-c3d",
+        "tail repeat_last": TAIL_OF_VADX,
+    },
+    disputed=SPORTS1M_C3D.disputed,
+)

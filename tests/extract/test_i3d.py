@@ -419,9 +419,12 @@ def test_both_paddings_differ_elsewhere(
         assert (lasts[0][3], lasts[1][3]) == (7, 8)
 
 
-def test_static_padding_needs_ten_frames(statically_padded: InceptionI3d) -> None:
-    with torch.inference_mode(), pytest.raises(RuntimeError, match="T: 1 H: 7 W: 7"):
-        statically_padded(random_clip(9, 194, 194))
+@pytest.mark.parametrize("shape", [(9, 194, 194), (10, 193, 194), (10, 194, 193)])
+def test_static_padding_needs_ten_frames_of_194_pixels(
+    statically_padded: InceptionI3d, shape: tuple[int, int, int]
+) -> None:
+    with torch.inference_mode(), pytest.raises(UsageError, match="needs 10 frames of 194 pixels"):
+        statically_padded(random_clip(*shape))
 
 
 def test_the_ports_eps_is_another_network(random_network: InceptionI3d) -> None:

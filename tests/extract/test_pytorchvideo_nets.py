@@ -56,7 +56,7 @@ def packed(batch: Tensor) -> list[Tensor]:
 NETWORKS = [
     ("slowfast-r50", "slowfast_r50", (1, 3, 32, 193, 193), False),
     ("slow-r50", "slow_r50", (1, 3, 8, 193, 193), False),
-    ("i3d-r50-pytorchvideo", "i3d_r50", (2, 3, 8, 193, 193), False),
+    ("i3d-r50-pytorchvideo", "i3d_r50", (1, 3, 8, 193, 193), False),
     ("x3d-xs", "x3d_xs", (2, 3, 4, 160, 160), False),
     ("x3d-s", "x3d_s", (2, 3, 13, 160, 160), False),
     ("x3d-m", "x3d_m", (1, 3, 16, 193, 193), False),
@@ -64,6 +64,7 @@ NETWORKS = [
     ("csn-r101", "csn_r101", (2, 3, 8, 64, 64), True),
     ("slowfast-r50", "slowfast_r50", (2, 3, 8, 64, 64), True),
     ("slow-r50", "slow_r50", (2, 3, 3, 64, 64), True),
+    ("i3d-r50-pytorchvideo", "i3d_r50", (2, 3, 5, 64, 64), True),
 ]
 
 

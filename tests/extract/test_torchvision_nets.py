@@ -54,8 +54,8 @@ def test_batchnorm_of_s3d_has_its_published_eps() -> None:
     assert {norm.eps for norm in norms} == {1e-3}
 
 
-@pytest.mark.parametrize("backbone", ["s3d", "swin3d-t"])
-def test_a_checkpoint_without_classifier_or_of_another_data_set_loads(tmp_path: Path, backbone: str) -> None:
+def test_a_checkpoint_without_classifier_or_of_another_data_set_loads(tmp_path: Path) -> None:
+    backbone = "s3d"
     spec = find_backbone(backbone)
     whole = random_network(lambda: spec.build({"num_classes": 14})).state_dict()
     fourteen = load(backbone, whole, tmp_path)
