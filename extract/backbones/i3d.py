@@ -195,7 +195,8 @@ class InceptionI3d(nn.Module):
         x = clips
         for name in self._blocks:
             x = self._modules[name](x)  # type: ignore[misc]  # None only for modules that were taken out
-        return F.avg_pool3d(x, (2, 7, 7), stride=1).mean((2, 3, 4))
+        # In float32: CPUs have no avg_pool3d in bfloat16.
+        return F.avg_pool3d(x.float(), (2, 7, 7), stride=1).mean((2, 3, 4)).to(x.dtype)
 
     def head(self, features: Tensor) -> Tensor:
         """Give class scores ``(B, num_classes)``, before softmax, for features ``(B, 1024)``."""
