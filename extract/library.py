@@ -183,7 +183,7 @@ def weights_digest(source: str | Path) -> tuple[str, str | None]:
     if text in weights_cache.WEIGHTS:
         kind = weights_cache.WEIGHTS[text].kind
         if kind != "network":
-            msg = f"{text} is a {kind.replace('_', ' ')}, not a network's weights: recipes that need it name it themselves"
+            msg = f"{text} is a {kind.replace('_', ' ')}, not a network's weights: recipes name it themselves"
             raise UsageError(msg)
         return weights_cache.require(text).published_sha256, text
     path = Path(source)
