@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..presets import presets_of
 from .spec import BackboneSpec
 from .zoo import ZOO
@@ -13,61 +15,52 @@ _NONLOCAL = (
 )
 _TSN = "Wang et al., ECCV 2016 (arXiv 1608.00859); yjxiong/tsn-pytorch; Cadene/pretrained-models.pytorch"
 
+_I3D_RGB = BackboneSpec(
+    name="i3d",
+    title="I3D Inception-v1 RGB",
+    dim=1024,
+    min_clip_length=9,
+    factory="vadx.extract.backbones.i3d:InceptionI3d",
+    presets=presets_of("i3d"),
+    licence="Apache-2.0",
+    classes="kinetics400",
+    switches={"bn_eps": (1e-3, 1e-5), "same_pad": ("dynamic", "static_ceil")},
+    head="logits",
+    key_maps="vadx.extract.backbones.i3d:KEY_MAPS",
+    source=_I3D,
+)
+
+_I3D_RESNET50 = BackboneSpec(
+    name="i3d-resnet50",
+    title="I3D ResNet-50",
+    dim=2048,
+    min_clip_length=7,
+    factory="vadx.extract.backbones.i3d_resnet:I3dResNet50",
+    presets=presets_of("i3d-resnet50"),
+    licence="CC-BY-NC-4.0",
+    classes="kinetics400",
+    head="fc",
+    key_maps="vadx.extract.backbones.i3d_resnet:KEY_MAPS",
+    source=_NONLOCAL,
+)
+
 BUILT_IN = (
-    BackboneSpec(
-        name="i3d",
-        title="I3D Inception-v1 RGB",
-        dim=1024,
-        min_clip_length=9,
-        factory="vadx.extract.backbones.i3d:InceptionI3d",
-        presets=presets_of("i3d"),
-        licence="Apache-2.0",
-        classes="kinetics400",
-        switches={"bn_eps": (1e-3, 1e-5), "same_pad": ("dynamic", "static_ceil")},
-        head="logits",
-        key_maps="vadx.extract.backbones.i3d:KEY_MAPS",
-        source=_I3D,
-    ),
-    BackboneSpec(
+    _I3D_RGB,
+    replace(
+        _I3D_RGB,
         name="i3d-flow",
         title="I3D Inception-v1 flow",
-        dim=1024,
-        min_clip_length=9,
         factory="vadx.extract.backbones.i3d:FlowI3d",
         presets=presets_of("i3d-flow"),
-        licence="Apache-2.0",
-        classes="kinetics400",
         channels=2,
-        switches={"bn_eps": (1e-3, 1e-5), "same_pad": ("dynamic", "static_ceil")},
-        head="logits",
-        key_maps="vadx.extract.backbones.i3d:KEY_MAPS",
-        source=_I3D,
     ),
-    BackboneSpec(
-        name="i3d-resnet50",
-        title="I3D ResNet-50",
-        dim=2048,
-        min_clip_length=7,
-        factory="vadx.extract.backbones.i3d_resnet:I3dResNet50",
-        presets=presets_of("i3d-resnet50"),
-        licence="CC-BY-NC-4.0",
-        classes="kinetics400",
-        head="fc",
-        key_maps="vadx.extract.backbones.i3d_resnet:KEY_MAPS",
-        source=_NONLOCAL,
-    ),
-    BackboneSpec(
+    _I3D_RESNET50,
+    replace(
+        _I3D_RESNET50,
         name="i3d-resnet50-nl",
         title="I3D ResNet-50 with non-local blocks",
-        dim=2048,
-        min_clip_length=7,
         factory="vadx.extract.backbones.i3d_resnet:NonLocalI3dResNet50",
         presets=presets_of("i3d-resnet50-nl"),
-        licence="CC-BY-NC-4.0",
-        classes="kinetics400",
-        head="fc",
-        key_maps="vadx.extract.backbones.i3d_resnet:KEY_MAPS",
-        source=_NONLOCAL,
     ),
     BackboneSpec(
         name="c3d",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...features.recipe import Network, Sampling, Transform
-from .preset import SCALE_TO_ONE, TAIL_OF_VADX, Preset
+from ...features.recipe import Network, Sampling
+from .preset import TAIL_OF_VADX, Preset
+from .r2plus1d import KINETICS_R2PLUS1D
 
 _IG65M = "moabitcoin/ig65m-pytorch"
 
@@ -14,15 +15,7 @@ IG65M_R2PLUS1D_CLIP32 = Preset(
     backbone="r2plus1d-34",
     network=Network(name="r2plus1d-34", layer="avgpool"),
     sampling=Sampling(clip_length=32, clip_stride=32, tail="repeat_last"),
-    transform=Transform(
-        kernel="torch",
-        resize=(128, 171),
-        crop=112,
-        center_rounding="round",
-        scale=SCALE_TO_ONE,
-        mean=(0.43216, 0.394666, 0.37645),
-        std=(0.22803, 0.22145, 0.216989),
-    ),
+    transform=KINETICS_R2PLUS1D.transform,
     weights="r2plus1d-34-clip32-k400-ig65m",
     sources={
         "32 frames": f"{_IG65M}, README.md: the weights' own clip length; clips lie end to end",

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from ...features.recipe import Flow, Network, Sampling, Transform
 from .clip import OPENAI_CLIP_VITB16
-from .preset import SCALE_TO_ONE, Preset
+from .preset import Preset
+from .r2plus1d import KINETICS_R2PLUS1D
 
 _GCN = "jx-zhong-for-academic-purpose/GCN-Anomaly-Detection 2eb51b5"
 _GCN_TSN = f"{_GCN}, feature_extraction/extract_tsn"
@@ -107,15 +108,7 @@ VIDEOFEATURES_R21D = Preset(
     backbone="r2plus1d",
     network=Network(name="r2plus1d", layer="avgpool"),
     sampling=Sampling(clip_length=16, clip_stride=16, tail="drop"),
-    transform=Transform(
-        kernel="torch_float",
-        resize=(128, 171),
-        crop=112,
-        center_rounding="round",
-        scale=SCALE_TO_ONE,
-        mean=(0.43216, 0.394666, 0.37645),
-        std=(0.22803, 0.22145, 0.216989),
-    ),
+    transform=replace(KINETICS_R2PLUS1D.transform, kernel="torch_float"),
     weights="r2plus1d-18-k400-torchvision",
     sources={
         "float first, resize (128, 171) without antialiasing or rounding, normalise, crop 112": (

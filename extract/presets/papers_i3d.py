@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...features.recipe import Flow, Network, Sampling, Transform
-from .i3d import XDVIOLENCE_I3D
+from .i3d import KINETICS_I3D, XDVIOLENCE_I3D
+from .i3d_resnet import KINETICS_I3D_RESNET50
 from .preset import SCALE_TO_TWO, Preset
 
 _GOWTHAM = "GowthamGottimukkala/I3D_Feature_Extraction_resnet 4cd6a1d"
@@ -23,16 +24,7 @@ RTFM_I3D_10CROP = Preset(
     backbone="i3d-resnet50",
     network=Network(name="i3d-resnet50", layer="avgpool"),
     sampling=Sampling(clip_length=16, clip_stride=16, tail="repeat_last"),
-    transform=Transform(
-        kernel="pil",
-        resize=256,
-        crop=224,
-        crops="ten",
-        crop_order="tv",
-        center_rounding="round",
-        mean=(114.75, 114.75, 114.75),
-        std=(57.375, 57.375, 57.375),
-    ),
+    transform=replace(KINETICS_I3D_RESNET50.transform, crop=224, crops="ten", crop_order="tv"),
     weights="i3d-resnet50-k400-nonlocal",
     sources={
         "mean 114.75, std 57.375; GroupResize(256); TenCrop(224); 16 frames, last clip filled with the last frame": (
@@ -91,18 +83,7 @@ URDMU_I3D_10CROP = Preset(
     backbone="i3d",
     network=Network(name="i3d", layer="avgpool", switches=dict(_FIRST_PORT)),
     sampling=Sampling(clip_length=16, clip_stride=16, tail="repeat_last"),
-    transform=Transform(
-        kernel="pil",
-        interpolation="lanczos",
-        jpeg=95,
-        resize=(256, 340),
-        crop=224,
-        crops="ten",
-        crop_order="oversample",
-        center_rounding="floor",
-        scale=SCALE_TO_TWO,
-        offset=-1.0,
-    ),
+    transform=replace(GOWTHAM_I3D_10CROP.transform, jpeg=95),
     weights="i3d-rgb-imagenet-hassony2",
     sources={
         "frames as JPEG files of OpenCV's default quality, 95": f"{_URDMU}, feature_extract/video2frame_split.py",
@@ -179,7 +160,7 @@ VIDEOFEATURES_I3D_RGB = Preset(
     backbone="i3d",
     network=Network(name="i3d", layer="avgpool", switches=dict(_FIRST_PORT)),
     sampling=Sampling(clip_length=64, clip_stride=64, tail="minus_one"),
-    transform=Transform(kernel="pil", resize=256, crop=224, center_rounding="floor", scale=SCALE_TO_TWO, offset=-1.0),
+    transform=KINETICS_I3D.transform,
     weights="i3d-rgb-imagenet-iashin",
     sources={
         "64 frames every 64": f"{_VIDEO_FEATURES}, models/i3d/extract_i3d.py, DEFAULT_I3D_STACK_SIZE",
