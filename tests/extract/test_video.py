@@ -18,7 +18,8 @@ import pytest
 from support import make_video
 from vadx.errors import FeatureError, VideoError
 from vadx.extract import video
-from vadx.extract.video import VideoReader, judge
+from vadx.extract.damage import judge
+from vadx.extract.video import VideoReader
 from vadx.features.timeline import VideoFacts
 
 from .clips import opencv_frames, read, set_rotation
