@@ -61,20 +61,24 @@ def default_map(commands: Iterable[str]) -> dict[str, Any]:
     for name, table in settings.items():
         if name not in known or not isinstance(table, dict):
             raise UsageError(_unknown(path, name, known))
-    return {command: dict(_as_parameters(table)) for command, table in settings.items()}
+    return {command: dict(_as_parameters(path, table)) for command, table in settings.items()}
 
 
 _REPEATED = {"backbone": "backbones", "preset": "presets", "switch": "switches"}
 """Option that can be given several times -> its parameter. One word in a file is a list of one."""
 
 
-def _as_parameters(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _as_parameters(path: Path, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
         name = key.replace("-", "_")
-        if name in _REPEATED:
-            yield _REPEATED[name], [value] if isinstance(value, str) else value
-        else:
-            yield name, value
+        values = value if isinstance(value, list) else [value]
+        parameter = _REPEATED.get(name, name)
+        repeated = parameter in _REPEATED.values()
+        plain = all(isinstance(item, str | int | float) for item in values)
+        if not plain or (isinstance(value, list) and not repeated):
+            msg = f"{path}: {key} is {'a word or a list of words' if repeated else 'one value'}, got {value!r}"
+            raise UsageError(msg)
+        yield parameter, [str(item) for item in values] if repeated else value
 
 
 def check_options(path: Path, command: click.Command, table: Mapping[str, Any]) -> None:

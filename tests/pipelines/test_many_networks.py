@@ -171,3 +171,18 @@ def test_settings_name_one_network_or_several(videos: Path, vadx_here: Vadx, tmp
     )
     assert vadx_here("extract", videos).code == 0
     assert (len(list(Store(tmp_path / "one"))), len(list(Store(tmp_path / "two")))) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("backbone = [[1]]", "backbone is a word or a list of words, got [[1]]"),
+        ("batch = [1]", "batch is one value, got [1]"),
+        ("out = {a = 1}", "out is one value, got {'a': 1}"),
+    ],
+)
+def test_settings_of_a_wrong_type_are_named(vadx_here: Vadx, tmp_path: Path, setting: str, says: str) -> None:
+    (tmp_path / "vadx.toml").write_text(f"[extract]\n{setting}\n")
+    done = vadx_here("extract", "videos")
+    assert done.code == 2
+    assert says in done.err
