@@ -35,6 +35,9 @@ Prepared = dict[tuple[object, ...], "Tensor"]
 """How frames were brought to size -> one block's frames."""
 
 
+_Item = tuple[int, "Tensor"]
+"""What a clip is made of, and its number: the resized frame, or the flow that begins at it."""
+
 _Picture = tuple["NDArray[np.uint8]", "av.VideoFrame | None"]
 """A decoded frame, and the decoder's own picture of it."""
 
@@ -74,15 +77,19 @@ class InputStream:
     `push` and `finish` yield a clip at a time: its inputs on the 0-255 scale, ``(crop, input, C, T, size, size)`` for
     networks of clips, which have one input a crop, and ``(crop, input, C, size, size)`` for those of single frames,
     which have as many as the recipe's temporal rule looks at. At most one clip's span of frames is held. ``fps`` is
-    the video's own rate, as its header says.
+    the video's own rate, as its header says. ``timeline`` must hold the frames of a block before it is pushed;
+    `damaged` says of each clip whether a damaged frame went into it.
     """
 
-    def __init__(self, recipe: Recipe, estimate_flow: FlowEstimator | None, *, fps: float) -> None:
+    def __init__(self, recipe: Recipe, estimate_flow: FlowEstimator | None, timeline: Timeline, *, fps: float) -> None:
         self.clips: list[Clip] = []
+        self.damaged = bytearray()
         self.source_of = array("q")
         self._recipe = recipe
         self._fps = fps
-        self._sampler: ClipSampler[Tensor] = ClipSampler(recipe.sampling)
+        self._timeline = timeline
+        self._num_items = 0
+        self._sampler: ClipSampler[_Item] = ClipSampler(recipe.sampling)
         self._resampler: Resampler[_Picture] | None = None
         if recipe.sampling.fps is not None:
             self._resampler = Resampler(recipe.sampling.fps)
@@ -108,13 +115,13 @@ class InputStream:
         ]
         yield from self._take_chosen(chosen)
 
-    def finish(self, timeline: Timeline) -> Iterator[Tensor]:
+    def finish(self) -> Iterator[Tensor]:
         """End the video: the tail rules decide what its last frames become."""
-        if self._resampler is not None and len(timeline):
-            yield from self._take_chosen(self._resampler.flush(timeline.end_seconds(self._fps)))
+        if self._resampler is not None and len(self._timeline):
+            yield from self._take_chosen(self._resampler.flush(self._timeline.end_seconds(self._fps)))
         if self._flow is not None:
             for image in self._flow.flush():
-                yield from self._clips_of(self._sampler.push(image))
+                yield from self._push(image)
         yield from self._clips_of(self._sampler.flush())
 
     def _take_chosen(self, chosen: list[tuple[int, _Picture]]) -> Iterator[Tensor]:
@@ -153,21 +160,37 @@ class InputStream:
     def _take(self, images: Tensor) -> Iterator[Tensor]:
         for image in images:
             for item in [image] if self._flow is None else self._flow.push(image):
-                yield from self._clips_of(self._sampler.push(item))
+                yield from self._push(item)
 
-    def _clips_of(self, windows: list[Window[Tensor]]) -> Iterator[Tensor]:
+    def _push(self, item: Tensor) -> Iterator[Tensor]:
+        number, self._num_items = self._num_items, self._num_items + 1
+        yield from self._clips_of(self._sampler.push((number, item)))
+
+    def _clips_of(self, windows: list[Window[_Item]]) -> Iterator[Tensor]:
         for window in windows:
+            frames = self._looked_at(window.frames)
             self.clips.append(window.clip)
-            yield self._inputs(window)
+            self.damaged.append(any(self._is_damaged(item[0]) for item in frames if item is not None))
+            # A clip that is all padding does not exist: some item of the window is a picture.
+            shape = next(item[1] for item in window.frames if item is not None)
+            yield self._inputs([None if item is None else item[1] for item in frames], shape)
 
-    def _inputs(self, window: Window[Tensor]) -> Tensor:
+    def _looked_at(self, frames: list[_Item | None]) -> list[_Item | None]:
         rule = self._recipe.network.temporal
-        frames = window.frames
         if rule in ("first", "middle"):
-            frames = [frames[0 if rule == "first" else self._recipe.sampling.clip_length // 2]]
-        shape = next(frame for frame in window.frames if frame is not None)
+            return [frames[0 if rule == "first" else self._recipe.sampling.clip_length // 2]]
+        return frames
+
+    def _is_damaged(self, number: int) -> bool:
+        """Whether a damaged frame went into an item: its own, and for flow those that its flows lead to."""
+        reach = 0 if self._recipe.flow is None else self._recipe.flow.stack
+        sources = self.source_of[number : number + reach + 1]
+        return any(self._timeline.damaged[source] for source in sources)
+
+    def _inputs(self, frames: list[Tensor | None], shape: Tensor) -> Tensor:
         crops = [self._crop(shape if frame is None else frame, blank=frame is None) for frame in frames]
-        return torch.stack(crops, dim=2).unsqueeze(1) if rule == "clip" else torch.stack(crops, dim=1)
+        is_clip = self._recipe.network.temporal == "clip"
+        return torch.stack(crops, dim=2).unsqueeze(1) if is_clip else torch.stack(crops, dim=1)
 
     def _crop(self, image: Tensor, *, blank: bool) -> Tensor:
         flow = self._recipe.flow
@@ -184,9 +207,10 @@ class ClipStream:
     afterwards. At most one batch of network inputs is held beside what `InputStream` holds.
     """
 
-    def __init__(self, recipe: Recipe, engine: Engine, *, fps: float) -> None:
+    def __init__(self, recipe: Recipe, engine: Engine, timeline: Timeline, *, fps: float) -> None:
         self._recipe = recipe
-        self._inputs = InputStream(recipe, engine.estimate_flow, fps=fps)
+        self._timeline = timeline
+        self._inputs = InputStream(recipe, engine.estimate_flow, timeline, fps=fps)
         self._batcher = _Batcher(engine, average_crops=recipe.transform.crop_mean)
 
     def push(self, block: FrameBlock, prepared: Prepared | None = None) -> Iterator[NDArray[np.float32]]:
@@ -194,13 +218,13 @@ class ClipStream:
         for inputs in self._inputs.push(block, prepared):
             yield from self._batcher.add(inputs)
 
-    def finish(self, timeline: Timeline) -> Iterator[NDArray[np.float32]]:
+    def finish(self) -> Iterator[NDArray[np.float32]]:
         """End the video."""
-        for inputs in self._inputs.finish(timeline):
+        for inputs in self._inputs.finish():
             yield from self._batcher.add(inputs)
         yield from self._batcher.flush()
 
-    def table(self, timeline: Timeline, facts: VideoFacts) -> ClipTable:
+    def table(self, facts: VideoFacts) -> ClipTable:
         """Describe the clips that were yielded.
 
         Raises
@@ -211,14 +235,13 @@ class ClipStream:
         if not self._inputs.clips:
             raise VideoError("VIDEO_TOO_SHORT", "video", self._too_short(facts))
         clips = [source_clip(clip, self._inputs.source_of) for clip in self._inputs.clips]
-        pts = np.frombuffer(timeline.pts, dtype=np.float64)
-        damaged = np.frombuffer(timeline.damaged, dtype=np.bool_)
-        times = np.append(pts, timeline.end_seconds(facts.fps))
+        pts = np.frombuffer(self._timeline.pts, dtype=np.float64)
+        times = np.append(pts, self._timeline.end_seconds(facts.fps))
         spans = [clip_seconds(c, pts[c.start : c.stop], float(times[c.stop])) for c in clips]
         return ClipTable(
             frames=np.array([(c.start, c.stop) for c in clips], dtype=np.int64),
             seconds=np.array(spans, dtype=np.float64),
-            damaged=np.array([damaged[c.start : c.stop].any() for c in clips], dtype=np.bool_),
+            damaged=np.frombuffer(bytes(self._inputs.damaged), dtype=np.bool_),
             facts=facts,
             num_padded_frames=sum(c.num_padded for c in clips),
         )
@@ -291,9 +314,9 @@ class _Batcher:
 def first_inputs(source: FrameSource, recipe: Recipe, estimate_flow: FlowEstimator | None) -> Tensor | None:
     """Give the inputs of a video's first clip, as `InputStream` does; None if it has no clip."""
     timeline = Timeline()
-    stream = InputStream(recipe, estimate_flow, fps=source.facts().fps)
+    stream = InputStream(recipe, estimate_flow, timeline, fps=source.facts().fps)
     for block in source:
         timeline.add(block)
         for inputs in stream.push(block):
             return inputs
-    return next(stream.finish(timeline), None)
+    return next(stream.finish(), None)

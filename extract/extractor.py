@@ -44,7 +44,7 @@ class SharedExtraction:
         self._on_frames = on_frames
         self._timeline = Timeline()
         fps = source.facts().fps
-        self._streams = [ClipStream(recipe, engine, fps=fps) for recipe, engine in recipes]
+        self._streams = [ClipStream(recipe, engine, self._timeline, fps=fps) for recipe, engine in recipes]
 
     def __iter__(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         for block in self._source:
@@ -57,7 +57,7 @@ class SharedExtraction:
             if self._on_frames is not None:
                 self._on_frames(len(self._timeline))
         for number, stream in self._running():
-            yield from self._guard(number, stream.finish(self._timeline))
+            yield from self._guard(number, stream.finish())
 
     def fail(self, number: int, error: VideoError) -> None:
         """End one recipe: its consumer cannot use what it was given."""
@@ -73,7 +73,7 @@ class SharedExtraction:
         """
         if number in self.errors:
             raise self.errors[number]
-        return self._streams[number].table(self._timeline, self._source.facts())
+        return self._streams[number].table(self._source.facts())
 
     def _running(self) -> Iterator[tuple[int, ClipStream]]:
         return ((n, stream) for n, stream in enumerate(self._streams) if n not in self.errors)

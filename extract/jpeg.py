@@ -21,30 +21,32 @@ if TYPE_CHECKING:
 __all__ = ["JpegRoundTrip"]
 
 
+MIN_FPS, MAX_FPS = 0.01, 1000.0
+
+
 class JpegRoundTrip:
     """Takes a video's frames in order, and gives them as a JPEG file would give them back, read by Pillow.
 
     ``setting`` is a quality of Pillow's, 1 to 100, with its default subsampling 4:2:0; or ``"ffmpeg"``: what
     ``ffmpeg -i video %05d.jpg`` writes where nothing is asked for, as GowthamGottimukkala/I3D_Feature_Extraction_resnet
     does (``main.py``). That is 200 kbit/s for the whole video at ``fps`` frames a second, so that a frame's quality
-    hangs on all frames before it: the first are good, most are poor. One object serves one video.
+    hangs on all frames before it: the first are good, most are poor. ``fps`` is the video's own rate, also where its
+    frames are resampled. Frames come back in the size of the first. One object serves one video.
 
     Each frame's bytes also count the name of the FFmpeg release, which the encoder writes into every file.
     """
 
     def __init__(self, setting: Literal["ffmpeg"] | int, fps: float) -> None:
         self._setting = setting
-        # Where the container states no rate, FFmpeg's own default.
-        self._fps = Fraction(fps or 25.0).limit_denominator(1001)
+        # Where the container states no rate, or an absurd one, FFmpeg's own default.
+        self._fps = Fraction(fps if MIN_FPS <= fps <= MAX_FPS else 25.0).limit_denominator(1001)
         self._encoder: VideoCodecContext | None = None
         self._count = 0
 
     def __call__(self, images: Tensor) -> Tensor:
         """Give uint8 RGB ``images (n, 3, height, width)`` back as they come out of their files."""
         arrays = images.permute(0, 2, 3, 1).cpu().contiguous().numpy()
-        pictures = np.empty_like(arrays)
-        for picture, array in zip(pictures, arrays, strict=True):
-            picture[...] = self.frame(av.VideoFrame.from_ndarray(array, format="rgb24"))
+        pictures = np.stack([self.frame(av.VideoFrame.from_ndarray(array, format="rgb24")) for array in arrays])
         return torch.from_numpy(pictures).permute(0, 3, 1, 2).to(images.device)
 
     def frame(self, frame: av.VideoFrame) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from support import make_video, picture
 from vadx.errors import FeatureError, UsageError, VideoError
-from vadx.extract.clip_stream import InputStream
+from vadx.extract.clip_stream import InputStream, Timeline
 from vadx.extract.extractor import SharedExtraction, VideoExtraction
 from vadx.extract.library import Backbone, extract_video, load_backbone, make_engine
 from vadx.extract.video import FrameBlock, VideoReader
@@ -28,14 +28,17 @@ IMAGES = np.stack([picture(i, 64, 48) for i in range(11)])
 class Frames:
     """A `FrameSource` of frames in memory, and how often it was read."""
 
-    def __init__(self, images: NDArray[np.uint8] = IMAGES, *, fps: float = 25.0) -> None:
-        self.images, self.fps, self.num_reads = images, fps, 0
+    def __init__(
+        self, images: NDArray[np.uint8] = IMAGES, *, fps: float = 25.0, damaged: frozenset[int] = frozenset()
+    ) -> None:
+        self.images, self.fps, self.num_reads, self.damaged = images, fps, 0, damaged
 
     def __iter__(self) -> Iterator[FrameBlock]:
         self.num_reads += 1
         for start in range(0, len(self.images), 4):
             index = np.arange(start, min(start + 4, len(self.images)))
-            yield FrameBlock(start, index / self.fps, self.images[index], np.zeros(len(index), dtype=np.bool_))
+            mask = np.isin(index, list(self.damaged))
+            yield FrameBlock(start, index / self.fps, self.images[index], mask)
 
     def facts(self) -> VideoFacts:
         return VideoFacts(fps=self.fps, num_frames_decoded=len(self.images), width=64, height=48)
@@ -129,8 +132,14 @@ def test_resampling_upward_repeats_frames(tiny: Backbone) -> None:
 
 def test_flow_is_between_resized_neighbours_and_aligned_with_pixels(flow_net: Backbone, tiny: Backbone) -> None:
     recipe = flow_net.recipe
-    stream = InputStream(recipe, make_engine(flow_net, recipe, device="cpu", batch=1).estimate_flow, fps=25.0)
-    (clip, *_) = [inputs for block in Frames() for inputs in stream.push(block)]
+    timeline = Timeline()
+    estimator = make_engine(flow_net, recipe, device="cpu", batch=1).estimate_flow
+    stream = InputStream(recipe, estimator, timeline, fps=25.0)
+    clips = []
+    for block in Frames():
+        timeline.add(block)
+        clips += list(stream.push(block))
+    clip = clips[0]
     assert clip.shape == (1, 1, 2, 4, 24, 24)
     grey = []
     for image in IMAGES[:5]:
@@ -223,9 +232,41 @@ def test_frames_of_the_same_size_are_resized_once(tiny: Backbone, monkeypatch: p
     assert len(sizes) == 3  # the blocks of four frames
 
 
+@pytest.mark.parametrize(
+    ("net", "change", "damaged", "expected"),
+    [
+        # The last flow of the first clip leads to frame 4.
+        ("tiny-flow", {}, {4}, [True, True, False]),
+        ("tiny-flow", {}, {3}, [True, False, False]),
+        ("tiny-flow", {}, {10}, [False, False, True]),
+        # Frames 8, 9, 10 and the video's first again.
+        ("tiny", {"tail": "wrap"}, {0}, [True, False, True]),
+        ("tiny", {"tail": "loop"}, {0}, [True, False, False]),
+        ("tiny", {"tail": "loop"}, {8}, [False, False, True]),
+        # Frames 0, 2, 4, 6: the ones between are not looked at.
+        ("tiny", {"frame_step": 2, "clip_stride": 8}, {1}, [False, False]),
+        ("tiny", {"frame_step": 2, "clip_stride": 8}, {6}, [True, False]),
+        ("tiny", {"fps": 12.5}, {1, 3}, [False, False]),
+        ("tiny", {"fps": 12.5}, {2}, [True, False]),
+    ],
+)
+def test_a_clip_is_damaged_if_a_damaged_frame_went_into_it(
+    net: str, change: dict[str, Any], damaged: set[int], expected: list[bool]
+) -> None:
+    backbone = load_backbone(net, "random:3")
+    _, table = extract(backbone, with_sampling(backbone.recipe, **change), Frames(damaged=frozenset(damaged)))
+    assert table.damaged.tolist() == expected
+
+
+def test_one_frame_that_stands_for_a_clip_is_the_one_whose_damage_counts(frames_net: Backbone) -> None:
+    recipe = with_network(with_sampling(frames_net.recipe, tail="repeat_last"), temporal="first")
+    _, table = extract(frames_net, recipe, Frames(damaged=frozenset({0, 5})))
+    assert table.damaged.tolist() == [True, False, False]
+
+
 def test_flow_wants_an_estimator(flow_net: Backbone) -> None:
     with pytest.raises(UsageError, match="estimates"):
-        InputStream(flow_net.recipe, None, fps=25.0)
+        InputStream(flow_net.recipe, None, Timeline(), fps=25.0)
 
 
 LOSSLESS = {"qp": "0", "preset": "medium", "sc_threshold": "0"}

@@ -107,3 +107,15 @@ def test_odd_sizes_and_the_input_stay_what_they_are(setting: Any) -> None:
     before = images.clone()
     assert JpegRoundTrip(setting, 29.97)(images).shape == (4, 3, 47, 65)
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("fps", [0.0, 1e-9, 1e-4, 1e9, float("inf"), 29.97])
+def test_an_absurd_rate_is_taken_for_none(fps: float) -> None:
+    images = torch.zeros(2, 3, 48, 64, dtype=torch.uint8)
+    assert JpegRoundTrip("ffmpeg", fps)(images).shape == (2, 3, 48, 64)
+
+
+def test_frames_of_another_size_come_back_in_the_first_ones() -> None:
+    jpeg = JpegRoundTrip("ffmpeg", 25.0)
+    assert jpeg(torch.zeros(1, 3, 48, 64, dtype=torch.uint8)).shape == (1, 3, 48, 64)
+    assert jpeg(torch.zeros(2, 3, 80, 32, dtype=torch.uint8)).shape == (2, 3, 48, 64)
