@@ -204,6 +204,9 @@ def _read_tree(path: Path, *, trusted_torchscript: bool) -> Any:
         raise WeightsError(msg)
     if head.startswith(_LEGACY_TORCH):
         return read_torch(path)
+    if head[:1] not in (b"\x80", b"(", b"}", b"]"):
+        msg = f"{path} is no checkpoint: not torch's, safetensors, .npz or a pickle"
+        raise WeightsError(msg)
     try:
         return read_array_pickle(path.read_bytes())
     except WeightsError as error:

@@ -138,7 +138,7 @@ def _five(images: Tensor, size: int, order: Order, rounding: str) -> list[Tensor
 
 def _crop(images: Tensor, place: Place, size: int, offsets: str, rounding: str) -> Tensor:
     height, width = images.shape[-2:]
-    if min(height, width) < size:
+    if size < 1 or min(height, width) < size:
         msg = f"cannot crop {size}x{size} out of {width}x{height}"
         raise RecipeError(msg)
     if rounding not in CENTER_ROUNDING:

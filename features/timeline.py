@@ -136,20 +136,37 @@ class ClipTable:
 def concatenate(parts: Sequence[ClipFeatures]) -> ClipFeatures:
     """Put the features of one video under several recipes side by side: dim is the sum, such as 1024 + 1024.
 
-    ``parts`` must describe the same clips with as many crops; damage in one is damage in all. Values become the widest
-    of their types; facts and provenance are the first's.
+    ``parts`` must describe the same clips of one video with as many crops; damage in one is damage in all. Values
+    become the widest of their types; facts and provenance are the first's.
 
     Raises
     ------
     ValueError
-        if their clips or crops differ: then clip i of one is not clip i of another.
+        if their video, clips or crops differ: then clip i of one is not clip i of another.
     """
+    parts = list(parts)
     if not parts:
         msg = "there is nothing to put side by side"
         raise ValueError(msg)
     first = parts[0]
     for part in parts[1:]:
-        if part.values.shape[:2] != first.values.shape[:2] or not np.array_equal(part.frames, first.frames):
+        ours, theirs = first.facts, part.facts
+        if (ours.width, ours.height, ours.num_frames_decoded) != (
+            theirs.width,
+            theirs.height,
+            theirs.num_frames_decoded,
+        ):
+            msg = (
+                f"these are different videos: {ours.num_frames_decoded} frames of {ours.width}x{ours.height} and "
+                f"{theirs.num_frames_decoded} of {theirs.width}x{theirs.height}"
+            )
+            raise ValueError(msg)
+        same_times = part.seconds.shape == first.seconds.shape and np.array_equal(part.seconds, first.seconds)
+        if (
+            not same_times
+            or part.values.shape[:2] != first.values.shape[:2]
+            or not np.array_equal(part.frames, first.frames)
+        ):
             msg = (
                 f"clips differ: {first.values.shape[0]} clips of {first.values.shape[1]} crops and "
                 f"{part.values.shape[0]} of {part.values.shape[1]}; extract both with one clip length, stride and tail"

@@ -64,21 +64,20 @@ def default_map(commands: Iterable[str]) -> dict[str, Any]:
     return {command: dict(_as_parameters(path, table)) for command, table in settings.items()}
 
 
-_REPEATED = {"backbone": "backbones", "preset": "presets", "switch": "switches"}
-"""Option that can be given several times -> its parameter. One word in a file is a list of one."""
+_REPEATED = frozenset({"backbone", "preset", "switch"})
+"""Options that can be given several times. One word in a file is a list of one."""
 
 
 def _as_parameters(path: Path, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
         name = key.replace("-", "_")
         values = value if isinstance(value, list) else [value]
-        parameter = _REPEATED.get(name, name)
-        repeated = parameter in _REPEATED.values()
+        repeated = name in _REPEATED
         plain = all(isinstance(item, str | int | float) for item in values)
         if not plain or (isinstance(value, list) and not repeated):
             msg = f"{path}: {key} is {'a word or a list of words' if repeated else 'one value'}, got {value!r}"
             raise UsageError(msg)
-        yield parameter, [str(item) for item in values] if repeated else value
+        yield name, [str(item) for item in values] if repeated else value
 
 
 def check_options(path: Path, command: click.Command, table: Mapping[str, Any]) -> None:
@@ -89,10 +88,21 @@ def check_options(path: Path, command: click.Command, table: Mapping[str, Any]) 
     UsageError
         naming the nearest option.
     """
-    known = {parameter.name for parameter in command.params if parameter.name}
-    for name in table:
+    known = {parameter.name: parameter for parameter in command.params if parameter.name}
+    for name, value in table.items():
         if name not in known:
             raise UsageError(_unknown(path, f"{command.name}.{name}", {f"{command.name}.{k}" for k in known}))
+        _check_type(path, name, known[name], value)
+
+
+def _check_type(path: Path, name: str, parameter: click.Parameter, value: object) -> None:
+    # click takes true for 1, and cuts 2.7 to 2.
+    is_flag = bool(getattr(parameter, "is_flag", False))
+    whole = "integer" in parameter.type.name
+    if isinstance(value, bool) != is_flag or (whole and isinstance(value, float)):
+        wanted = "true or false" if is_flag else "a whole number" if whole else "no true or false"
+        msg = f"{path}: {name} is {wanted}, got {value!r}"
+        raise UsageError(msg)
 
 
 def check_context(ctx: click.Context) -> None:

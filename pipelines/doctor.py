@@ -49,6 +49,7 @@ def examine(store: Path) -> list[Finding]:
         lambda: _package("safetensors"),
         lambda: _package("pooch"),
         _cuda,
+        _openvino,
         _decoders,
         lambda: _disk(store),
         lambda: _hdf5(store),
@@ -95,6 +96,21 @@ def _cuda() -> Finding:
     if Path("/proc/driver/nvidia/version").exists():
         return Finding("gpu", "broken", "an NVIDIA driver is there, torch sees no GPU", "check CUDA_VISIBLE_DEVICES")
     return Finding("gpu", "absent", "none; extraction runs on the CPU")
+
+
+def _openvino() -> Finding:
+    from ..extract.engines import choose_engine
+    from ..extract.openvino_network import check_openvino
+
+    try:
+        choose_engine("openvino", "cpu", "fp32")
+    except UsageError:
+        return Finding("openvino", "absent", "networks run in torch", "faster on CPUs: pip install 'vadx[cpu]'")
+    try:
+        check_openvino("fp32")
+    except UsageError as error:
+        return Finding("openvino", "broken", str(error.__cause__ or error)[:120], "pip install -U openvino")
+    return Finding("openvino", "ok", f"{version('openvino')}; used with --engine openvino")
 
 
 def _decoders() -> Finding:

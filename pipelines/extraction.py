@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import CODES, VideoError, WeightsError
+from ..extract.engines import DEFAULT_ENGINE
 from ..features.keys import key_of
 from ..features.recipe import Decode, Recipe
 from ..features.spool import ClipSpool
@@ -32,8 +33,8 @@ Ticker = Callable[[int], None]
 class Job:
     """What every video of a run has in common. Picklable; holds no open file and no network.
 
-    ``weights`` is what the network is loaded with; ``batch`` is fixed, because features are promised bit for bit only
-    for one batch shape.
+    ``weights`` is what the network is loaded with; ``batch`` and ``engine`` are fixed, because features are promised
+    bit for bit only for one batch shape and one engine.
     """
 
     set_path: Path
@@ -42,6 +43,7 @@ class Job:
     weights: str
     device: str
     batch: int
+    engine: str = DEFAULT_ENGINE
     force: bool = False
     retry_failed: bool = False
     strict: bool = False
@@ -109,7 +111,7 @@ def process_video(
         else:
             to_do.append(_Task(number, job, feature_set, decision))
     for alike in _decoded_alike(to_do):
-        for task, result in zip(alike, _extract(entry, source, alike, on_frames), strict=True):
+        for task, result in zip(alike, _extract(entry, source, alike, jobs, on_frames), strict=True):
             outcomes[task.number] = _outcome(entry, source, task, result, time.perf_counter() - started)
     return [outcomes[number] for number in range(len(jobs))]
 
@@ -136,7 +138,9 @@ def _decoded_alike(tasks: Sequence[_Task]) -> list[list[_Task]]:
     return list(groups.values())
 
 
-def _extract(entry: Entry, source: Source, tasks: Sequence[_Task], on_frames: Ticker | None) -> list[_Result]:
+def _extract(
+    entry: Entry, source: Source, tasks: Sequence[_Task], jobs: Sequence[Job], on_frames: Ticker | None
+) -> list[_Result]:
     from ..extract.clip_stream import wants_native
     from ..extract.extractor import SharedExtraction
     from ..extract.video import VideoReader
@@ -157,7 +161,7 @@ def _extract(entry: Entry, source: Source, tasks: Sequence[_Task], on_frames: Ti
             spools = [
                 stack.enter_context(ClipSpool(t.feature_set.tmp, key_of(entry.id), t.job.recipe.dtype)) for t in tasks
             ]
-            engines = engines_for([task.job for task in tasks])
+            engines = engines_for([task.job for task in tasks], jobs)
             recipes = [task.job.recipe for task in tasks]
             extraction = SharedExtraction(reader, list(zip(recipes, engines, strict=True)), on_frames=on_frames)
             for number, values in extraction:
@@ -185,7 +189,7 @@ def _publish(
 ) -> _Result:
     try:
         table = extraction.table(number)
-        provenance = {**engine.provenance, **software_versions()}
+        provenance = {**engine.provenance, **software_versions(task.job.recipe)}
         shard = spool.finish(entry.id, table, provenance, task.feature_set.digest, source_sha256)
     except VideoError as error:
         return error
@@ -252,11 +256,17 @@ def _failed_before(feature_set: FeatureSet, entry: Entry, source: Source) -> Out
     return Outcome(entry.id, str(entry.path), "failed", "failed before", record.code, str(told), hint=source.new_hint())
 
 
+def _engine_key(job: Job) -> tuple[str, ...]:
+    return (job.recipe.digest, job.backbone, job.weights, job.device, str(job.batch), job.engine)
+
+
 _engines: dict[tuple[str, ...], Engine] = {}
 
 
-def engines_for(jobs: Sequence[Job]) -> list[Engine]:
+def engines_for(jobs: Sequence[Job], run: Sequence[Job] = ()) -> list[Engine]:
     """Give this process's engines for jobs; a network is loaded once, when the first video needs it.
+
+    Those of ``run``, all jobs of the run, are kept.
 
     Raises
     ------
@@ -265,8 +275,8 @@ def engines_for(jobs: Sequence[Job]) -> list[Engine]:
     """
     from ..extract.library import load_backbone, make_engine
 
-    wanted = [(job.recipe.digest, job.backbone, job.weights, job.device, str(job.batch)) for job in jobs]
-    for key in _engines.keys() - set(wanted):
+    wanted = [_engine_key(job) for job in jobs]
+    for key in _engines.keys() - {_engine_key(job) for job in (*jobs, *run)}:
         # A device's memory need not hold the networks of another run.
         del _engines[key]
     for key, job in zip(wanted, jobs, strict=True):
@@ -276,14 +286,26 @@ def engines_for(jobs: Sequence[Job]) -> list[Engine]:
         if loaded.weights_sha256 != job.recipe.weights:
             msg = f"the weights {job.weights} changed while the run was going on; start it again"
             raise WeightsError(msg)
-        _engines[key] = make_engine(loaded, job.recipe, device=job.device, batch=job.batch)
+        _engines[key] = make_engine(loaded, job.recipe, device=job.device, batch=job.batch, engine=job.engine)
     return [_engines[key] for key in wanted]
 
 
-@lru_cache(maxsize=1)
-def software_versions() -> dict[str, str]:
-    """Give the versions of what computes features, which a shard records."""
+@lru_cache(maxsize=16)
+def _versions(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: version(name) for name in names}
+
+
+def software_versions(recipe: Recipe | None = None) -> dict[str, str]:
+    """Give the versions of what computes features, a recipe's own libraries among them, which a shard records."""
     import av
 
-    names = ("vadx", "torch", "torchvision", "av", "numpy", "h5py")
-    return {name: version(name) for name in names} | {"ffmpeg": str(av.ffmpeg_version_info)}
+    names = ["vadx", "torch", "torchvision", "av", "numpy", "h5py", "pillow"]
+    names += ["timm"] if recipe is not None and recipe.network.name.startswith("tsn:timm/") else []
+    found = _versions(tuple(names)) | {"ffmpeg": str(av.ffmpeg_version_info)}
+    flow = None if recipe is None else recipe.flow
+    if flow is not None and flow.method in ("tvl1", "farneback"):
+        import cv2
+
+        # Four packages carry it, under as many names.
+        found["opencv"] = str(cv2.__version__)
+    return found

@@ -113,7 +113,7 @@ def make_plans(presets: Sequence[Preset], overrides: Overrides, weights: str | N
             msg = f"--switch {name}: {', '.join(spec.name for spec in specs)} has no such switch; {has}"
             raise UsageError(msg)
     chosen: list[str | None] = [weights] * len(presets)
-    if weights is not None and len(presets) > 1 and not weights.startswith("random"):
+    if weights is not None and len(presets) > 1 and weights.partition(":")[0] != "random":
         owner = WEIGHTS[weights].backbone if weights in WEIGHTS else None
         if owner not in {spec.name for spec in specs}:
             msg = f"--weights {weights} belongs to no single one of these networks; give them one run each"
@@ -156,9 +156,30 @@ def make_plan(preset: Preset, overrides: Overrides, weights: str | None) -> Plan
     recipe = apply_overrides(complete_recipe(preset, digest), overrides)
     switches = spec.chosen_switches(recipe.network.switches)
     recipe = replace(recipe, network=replace(recipe.network, switches=switches))
-    suffixes = [f"{key}={value}" for key, value in (*overrides.named().items(), *overrides.switches)]
+    suffixes = [f"{key}={value}" for key, value in _changes(complete_recipe(preset, digest), overrides)]
     suffixes += [f"weights={wanted}"] if weights is not None and weights != preset.weights else []
     return Plan(recipe, spec.name, "+".join([preset.name, *suffixes]), wanted, name)
+
+
+def _changes(base: Recipe, overrides: Overrides) -> list[tuple[str, Any]]:
+    """Give the overrides that change the recipe: saying what it says already renames nothing."""
+    spec = find_backbone(base.network.name)
+    changes = []
+    for key, value in overrides.named().items():
+        part: object = base.transform
+        if key in _SAMPLING:
+            part = base.sampling
+        elif key in _RECIPE:
+            part = base
+        elif key == "temporal":
+            part = base.network
+        if getattr(part, key) != value:
+            changes.append((key, value))
+    for name, switch in overrides.switches:
+        default = (*spec.switches[name], None)[0]
+        if base.network.switches.get(name, default) != switch:
+            changes.append((name, switch))
+    return changes
 
 
 def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
@@ -171,6 +192,9 @@ def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
     if crops == "center" and "crop_order" in changed:
         msg = "--crop-order orders several crops: add --crops five or --crops ten"
         raise RecipeError(msg)
+    if order == "tv" and transform.crop_order != "tv":
+        # torchvision's order is torchvision's ten_crop, which rounds so.
+        transform = replace(transform, center_rounding="round")
     transform = replace(transform, crops=crops, crop_order=order, **{k: changed[k] for k in _TRANSFORM if k in changed})
     network = replace(
         network,

@@ -82,7 +82,7 @@ def dry_run(feature_set: FeatureSet | None, entries: Sequence[Entry], options: d
     from ..errors import VideoError
     from ..extract.files import check_file
 
-    hints = load_index(feature_set.index_path).sources if feature_set else {}
+    hints = {} if feature_set is None else load_index(feature_set.index_path).sources
     for entry in entries:
         source, path = Source(entry.path, hints.get(str(entry.path.absolute()))), as_text(str(entry.path))
         try:

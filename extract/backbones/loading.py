@@ -53,6 +53,6 @@ def _load(
     # Features do not need the classifier: it may be of another data set, or left out.
     classes = num_classes(state, spec.head)
     if classes is not None and classes != getattr(network, "num_classes", None):
-        network = spec.build({**switches, "num_classes": classes})
+        network = spec.build(switches, num_classes=classes)
     load_state(network, state, origin)
     return network

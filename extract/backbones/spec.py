@@ -59,8 +59,8 @@ class BackboneSpec:
     def default_preset(self) -> Preset:
         return self.presets[0]
 
-    def build(self, switches: Mapping[str, Any]) -> nn.Module:
-        """Make the network with arbitrary weights.
+    def build(self, switches: Mapping[str, Any], *, num_classes: int | None = None) -> nn.Module:
+        """Make the network with arbitrary weights, and a classifier of ``num_classes``; None leaves its own.
 
         Raises
         ------
@@ -70,7 +70,7 @@ class BackboneSpec:
         self.check_switches(switches)
         factory = cast("Callable[..., nn.Module]", load_attribute(self.factory))
         try:
-            return factory(**switches)
+            return factory(**switches, **({} if num_classes is None else {"num_classes": num_classes}))
         except TypeError as error:
             msg = f"backbone {self.name} cannot be built with {dict(switches)}: {error}"
             raise UsageError(msg) from error
@@ -81,9 +81,13 @@ class BackboneSpec:
             raise UsageError(msg) from error
 
     def check_switches(self, switches: Mapping[str, Any]) -> None:
-        """Raise `UsageError` for a value that a switch does not take."""
+        """Raise `UsageError` for a switch that the network does not have, or a value that it does not take."""
         for name, value in switches.items():
-            choices = self.switches.get(name, ())
+            if name not in self.switches:
+                has = f"its switches are: {', '.join(self.switches)}" if self.switches else "it has none"
+                msg = f"backbone {self.name} has no switch {name!r}; {has}"
+                raise UsageError(msg)
+            choices = self.switches[name]
             if choices and (value, type(value)) not in [(choice, type(choice)) for choice in choices]:
                 told = ", ".join(map(str, choices))
                 msg = f"backbone {self.name}: {name} is one of {told}; got {value!r}"

@@ -94,7 +94,11 @@ def _timm() -> ModuleType:
 
 def _check_name(timm: ModuleType, name: str) -> None:
     architecture, _, tag = name.partition(".")
-    if timm.is_model(name) and (not tag or name in timm.list_models(f"{architecture}.*", pretrained=True)):
+    if (
+        timm.is_model(name)
+        and not name.endswith(".")
+        and (not tag or name in timm.list_models(f"{architecture}.*", pretrained=True))
+    ):
         return
     known = timm.list_models(f"{architecture}.*", pretrained=True) if tag and timm.is_model(architecture) else []
     near = difflib.get_close_matches(name, known or timm.list_models(), n=4, cutoff=0.5) or known[:4]

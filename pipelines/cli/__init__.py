@@ -30,6 +30,7 @@ COMMANDS = {
     "backbones": "machine",
     "presets": "presets",
     "weights": "weights",
+    "bench": "bench",
     "demo": "demo",
 }
 """Command -> the module of this package that holds it."""

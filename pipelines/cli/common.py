@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
-from ...errors import UsageError
+from ...errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
     from ...features.store import FeatureSet, Store
@@ -80,10 +80,26 @@ def open_set(name: str, store: Path) -> FeatureSet:
     path = Path(name)
     if (path / "recipe.json").is_file():
         return FeatureSet(path)
+    opened = open_store(store)
     try:
-        return open_store(store)[name]
+        return opened[name]
     except KeyError as error:
+        made = _sets_of_preset(opened, name)
+        if len(made) == 1:
+            return made[0]
         raise UsageError(str(error.args[0])) from error
+
+
+def _sets_of_preset(store: Store, name: str) -> list[FeatureSet]:
+    """Give the sets that a preset makes, whichever preset of the same recipe they were made under."""
+    from ...extract.backbones import find_preset
+    from ...extract.library import complete_recipe
+
+    try:
+        preset = find_preset(name)
+        return [s for s in store.sets() if complete_recipe(preset, s.recipe.weights).digest == s.recipe.digest]
+    except (UsageError, WeightsError):
+        return []
 
 
 def choose_sets(name: str | None, store: Path) -> list[FeatureSet]:

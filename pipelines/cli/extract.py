@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import rich_click as click
 
-from ...errors import VadxError
+from ...errors import UsageError, VadxError
+from ...extract.engines import DEFAULT_ENGINE, ENGINES
 from ...features import recipe as recipes
 from .common import DEFAULT_STORE, json_option
 
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 @click.option(
     "--backbone",
     "-b",
-    "backbones",
+    "backbone",
     multiple=True,
     help="The network: see `vadx backbones`. Several: each video is decoded once for all.  [default: i3d]",
 )
 @click.option(
     "--preset",
-    "presets",
+    "preset",
     multiple=True,
     help="A whole named recipe: see `vadx presets`; brings its backbone along.  [default: the backbone's]",
 )
@@ -59,12 +60,13 @@ if TYPE_CHECKING:
 @click.option(
     "--temporal", type=click.Choice(get_args(recipes.Temporal)), help="How frames become a clip (frame-wise networks)."
 )
-@click.option("--switch", "switches", multiple=True, help="NAME=VALUE: a published variant of the network.")
+@click.option("--switch", "switch", multiple=True, help="NAME=VALUE: a published variant of the network.")
 @click.option("--precision", type=click.Choice(get_args(recipes.Precision)), help="Arithmetic of the network.")
 @click.option("--dtype", type=click.Choice(get_args(recipes.StoredDtype)), help="How features are stored.")
 @click.option("--weights", help="A name of `vadx weights ls`, a file, or random[:SEED].")
 @click.option("--device", "-d", default="auto", help="cpu, cuda, cuda:N, or auto.")
 @click.option("--batch", type=click.IntRange(min=1), help="Clips in a batch; fixed for a run.")
+@click.option("--engine", type=click.Choice(list(ENGINES)), help=f"What runs the network.  [default: {DEFAULT_ENGINE}]")
 @click.option("--limit", type=click.IntRange(min=0), help="Stop after so many videos that were still to do.")
 @click.option("--strict", is_flag=True, help="Refuse videos with any damage.")
 @click.option("--allow-partial", is_flag=True, help="Accept truncated and damaged videos as far as they go.")
@@ -93,9 +95,10 @@ def extract(ctx: click.Context, /, **options: Any) -> int:
     from ..plan import choose_presets, make_plans
 
     check_context(ctx)
-    presets = choose_presets(options["backbones"], options["presets"])
+    presets = choose_presets(options["backbone"], options["preset"])
     found = find_videos(options["inputs"], root=options["root"])
-    plans = make_plans(presets, overrides_of(options), options["weights"])
+    plans = _distinct(make_plans(presets, overrides_of(options), options["weights"]))
+    _check_runnable(plans, options)
     if options["dry_run"]:
         for plan in plans:
             _dry_run(found, plan, options, names_set=len(plans) > 1)
@@ -103,12 +106,37 @@ def extract(ctx: click.Context, /, **options: Any) -> int:
     return _extract(found, plans, options)
 
 
+def _distinct(plans: Sequence[Plan]) -> list[Plan]:
+    """Leave out plans whose recipe another has already: they would be one feature set, computed twice."""
+    kept: dict[str, Plan] = {}
+    for plan in plans:
+        first = kept.setdefault(plan.recipe.digest, plan)
+        if first is not plan:
+            say(f"{plan.preset_name} is the same recipe as {first.preset_name}: one feature set for both")
+    return list(kept.values())
+
+
+def _check_runnable(plans: Sequence[Plan], options: dict[str, Any]) -> None:
+    """Raise `UsageError` for what would only fail after the work, before anything is made."""
+    from ...extract.backbones import find_backbone
+    from ...extract.engine import check_engine, pick_device
+
+    for plan in plans:
+        check_engine(options["engine"], plan.recipe.precision, pick_device(options["device"]))
+    if options["show_pred"] and (options["as_json"] or options["quiet"]):
+        msg = "--show-pred prints for people: leave --json and --quiet out"
+        raise UsageError(msg)
+    if options["show_pred"] and not any(find_backbone(plan.backbone).classes for plan in plans):
+        msg = f"{' and '.join(plan.backbone for plan in plans)} has no classifier: leave --show-pred out"
+        raise UsageError(msg)
+
+
 def overrides_of(options: dict[str, Any]) -> Overrides:
     """Give what the options change in a preset. Raises `UsageError` for one that cannot be read."""
     from ..plan import Overrides, parse_jpeg, parse_switch
 
-    changed = {name: options[name] for name in Overrides.__slots__}
-    changed["switches"] = tuple(map(parse_switch, options["switches"]))
+    changed = {name: options[name] for name in Overrides.__slots__ if name != "switches"}
+    changed["switches"] = tuple(map(parse_switch, options["switch"]))
     changed["jpeg"] = None if options["jpeg"] is None else parse_jpeg(options["jpeg"])
     return Overrides(**changed)
 
@@ -122,7 +150,8 @@ def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any], *, names_set: b
     from ..run import DryRunLine, dry_run
 
     feature_set = Store(options["out"]).find(plan.recipe)
-    name = feature_set.name if feature_set else f"{plan.slug}-{plan.recipe.digest[:8]}"
+    # A set that exists and holds no video yet is false.
+    name = f"{plan.slug}-{plan.recipe.digest[:8]}" if feature_set is None else feature_set.name
     flags = {name: options[name] for name in ("force", "retry_failed", "strict", "allow_partial")}
     counts: dict[str, int] = {}
     collisions = [DryRunLine(e.id, as_text(str(e.path)), "failed", "KEY_COLLISION") for e in found.colliding]
@@ -138,20 +167,17 @@ def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any], *, names_set: b
             prefix = f"{name}  " if names_set else ""
             click.echo(f"{prefix}{line.action:<13} {printable(line.id)}  ({printable(line.reason)})")
     summary = ", ".join(f"{count} {action}" for action, count in sorted(counts.items()))
-    where = feature_set.path if feature_set else f"{options['out']}/{name} (new)"
+    where = f"{options['out']}/{name} (new)" if feature_set is None else feature_set.path
     click.echo(f"{summary or 'nothing'} -> {where}; nothing was decoded or written", err=True)
 
 
 def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any]) -> int:
-    from ...extract.engine import check_precision, pick_device
     from ...features.store import Store
     from ..progress import make_display
     from ..run import run_videos, start_runs
 
     store = Store(options["out"])
-    # Before anything is made: what cannot run should leave no empty feature set behind.
-    for plan in plans:
-        check_precision(plan.recipe.precision, pick_device(options["device"]))
+    _check_files(plans)
     talks = not (options["quiet"] or options["as_json"])
     jobs = []
     for plan in plans:
@@ -180,14 +206,31 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any]) -> i
         for plan, run in zip(plans, runs, strict=True):
             if options["show_pred"]:
                 _show_predictions(plan, run)
+        for run in runs:
             report(run)
     return 3 if any(run.tally.failed for run in runs) else 0
+
+
+def _check_files(plans: Sequence[Plan]) -> None:
+    """Load a user's own weights once before anything is made: what does not fit should leave no empty set behind.
+
+    Raises
+    ------
+    WeightsError
+        as `load_backbone`.
+    """
+    from ...extract.library import load_backbone
+
+    for plan in plans:
+        if plan.weights_name is None and not plan.recipe.weights.startswith("random:"):
+            load_backbone(plan.backbone, plan.weights, switches=plan.recipe.network.switches)
 
 
 def make_job(plan: Plan, feature_set: FeatureSet, options: dict[str, Any]) -> Job:
     """Give the job of a plan: the batch shape is settled here, once for the run."""
     from ...extract.backbones import find_backbone
     from ...extract.engine import DEFAULT_BATCH, pick_device
+    from ...extract.engines import choose_engine
     from ..extraction import Job
 
     device = pick_device(options["device"])
@@ -199,6 +242,7 @@ def make_job(plan: Plan, feature_set: FeatureSet, options: dict[str, Any]) -> Jo
         weights=plan.weights,
         device=str(device),
         batch=options["batch"] or default,
+        engine=choose_engine(options.get("engine"), device.type, plan.recipe.precision),
         **{name: options[name] for name in ("force", "retry_failed", "strict", "allow_partial")},
     )
 
@@ -219,12 +263,22 @@ def _announce(plan: Plan, feature_set: FeatureSet) -> None:
 
 
 def _show_predictions(plan: Plan, run: JobRun) -> None:
+    from ...extract.backbones import find_backbone
     from ...features.store import FeatureSet
     from ..predictions import predict
 
+    if find_backbone(plan.backbone).classes is None:
+        say(f"{plan.backbone} has no classifier: no classes to show")
+        return
     feature_set = FeatureSet(run.job.set_path)
     ids = [outcome.id for outcome in run.tally.outcomes if outcome.status != "failed"]
-    for identifier, classes in predict(feature_set, ids, plan.backbone, plan.weights):
+    try:
+        predicted = list(predict(feature_set, ids, plan.backbone, plan.weights))
+    except UsageError as error:
+        # The features are stored: what cannot be named must not hide that.
+        say(str(error))
+        return
+    for identifier, classes in predicted:
         click.echo(f"{identifier}: " + ", ".join(f"{name} {score:.3f}" for name, score in classes))
 
 

@@ -78,12 +78,15 @@ def _bytes_line(count: int) -> None:
 @weights.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--as", "name", required=True, help="A name of `vadx weights ls`.")
-def add(file: Path, name: str) -> int:
+@click.option("--force", is_flag=True, help="Forget the hash that an earlier file of this name was recorded with.")
+def add(file: Path, name: str, force: bool) -> int:
     """Take a checkpoint from a FILE that you have: the published one, or the package that carries it."""
     from ...extract import weights as cache
 
-    record = cache.add(file, name)
+    record = cache.add(file, name, force=force)
     click.echo(f"{name}: sha256 {record.published_sha256}, kept in {cache.weights_home()}")
+    if cache.find_entry(name).sha256 is None:
+        click.echo("its publisher states no hash; this one is recorded, and held from now on", err=True)
     return 0
 
 

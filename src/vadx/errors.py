@@ -67,6 +67,9 @@ CODES: Mapping[str, CodeInfo] = MappingProxyType(
         "VIDEO_DAMAGED": CodeInfo(
             "too many frames are damaged", "copy the file again, or accept it with --allow-partial"
         ),
+        "VIDEO_BAD_CLOCK": CodeInfo(
+            "its timestamps jump", "cut it at the jump with ffmpeg, or leave --fps out"
+        ),
         "VIDEO_TOO_LARGE": CodeInfo("the frames exceed the pixel limit", "scale it down with ffmpeg first"),
         "VIDEO_TOO_SHORT": CodeInfo(
             "too few frames for one clip under this tail rule", "use a tail rule that fills, such as --tail repeat_last"

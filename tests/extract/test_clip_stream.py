@@ -177,6 +177,9 @@ def test_sets_of_one_decode_lie_side_by_side(tmp_path: Any, flow_net: Backbone, 
     shifted = extract_video(path, tiny, recipe=with_sampling(tiny.recipe, clip_stride=2))
     with pytest.raises(ValueError, match="one clip length, stride and tail"):
         concatenate([shifted, flow])
+    other = extract_video(make_video(tmp_path / "b.mp4", num_frames=18, width=80), flow_net)
+    with pytest.raises(ValueError, match="different videos: 18 frames of 64x48 and 18 of 80x48"):
+        concatenate([rgb, other])
 
 
 def test_several_recipes_decode_once_and_equal_each_alone(

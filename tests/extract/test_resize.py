@@ -258,3 +258,26 @@ def test_unknown_names_are_refused_with_those_that_exist() -> None:
     for kernel in ("cv2", "torch", "torch_float"):
         with pytest.raises(RecipeError, match=f"kernel {kernel} has no interpolation 'lanczos'; it has: bilinear"):
             resize(source, 4, kernel=kernel, interpolation="lanczos")
+
+
+@pytest.mark.parametrize("kernel", list(KERNELS))
+@pytest.mark.parametrize(
+    ("images", "size", "says"),
+    [
+        (torch.zeros(48, 64, 3, dtype=torch.uint8), 32, "four channels at most"),
+        (torch.zeros(48, 64, dtype=torch.uint8), 32, "four channels at most"),
+        (torch.zeros(3, 48, 64, dtype=torch.int64), 32, "uint8"),
+        (torch.zeros(3, 48, 64, dtype=torch.uint8), 0, "cannot resize"),
+        (torch.zeros(3, 48, 64, dtype=torch.uint8), (16, 0), "cannot resize"),
+        (torch.zeros(3, 0, 64, dtype=torch.uint8), 32, "cannot resize"),
+    ],
+)
+def test_what_is_no_picture_is_refused(kernel: str, images: Tensor, size: Any, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        resize(images, size, kernel=kernel)
+
+
+@pytest.mark.parametrize("kernel", ["pil", "cv2", "torch"])
+def test_floats_are_refused_where_they_would_be_rounded_away(kernel: str) -> None:
+    with pytest.raises(RecipeError, match="uint8"):
+        resize(torch.rand(3, 48, 64), 32, kernel=kernel)

@@ -298,7 +298,7 @@ def test_named_weights_carry_the_published_hash(known: WeightsEntry, published: 
             "preset kinetics-i3d is for backbone i3d, not tiny",
         ),
         (("tiny", "random:x"), {}, UsageError, "'random:x': the seed of random weights is a whole number"),
-        (("tiny", "random"), {"depth": 3}, UsageError, "backbone tiny cannot be built with {'depth': 3}"),
+        (("tiny", "random"), {"depth": 3}, UsageError, "backbone tiny has no switch 'depth'; it has none"),
         (("tiny", "random"), {"device": "tpu"}, UsageError, "use cpu, cuda or cuda:N"),
         (("tiny", "nowhere.pt"), {}, WeightsError, "'nowhere.pt' is neither a file nor one of the weights"),
         (("tiny",), {}, WeightsError, "no trained weights are known for tiny; give --weights FILE"),
@@ -317,3 +317,39 @@ def test_weights_of_another_network_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "tiny.pt").write_bytes(CHECKPOINT)
     with pytest.raises(WeightsError, match="does not fit R2Plus1D18: missing: stem"):
         load_backbone("r2plus1d", tmp_path / "tiny.pt")
+
+
+def test_a_state_dict_loads_as_it_was_published() -> None:
+    tiny = load_backbone("tiny", "random:3")
+    state = tiny.network.state_dict()
+    for given in ({"epoch": 3, "state_dict": state}, {f"module.{key}": value for key, value in state.items()}):
+        loaded = load_backbone("tiny", given)
+        assert all(torch.equal(loaded.network.state_dict()[key], value) for key, value in state.items())
+        assert loaded.weights_sha256 == load_backbone("tiny", state).weights_sha256
+    shared = {**state, "fc.bias": state["fc.weight"].flatten()[:400]}
+    assert load_backbone("tiny", shared).weights_sha256 != load_backbone("tiny", state).weights_sha256
+
+
+@pytest.mark.parametrize("given", [{1: torch.zeros(1)}, {"a": 3}, True, torch.nn.Linear(2, 2)])
+def test_what_is_no_state_dict_is_refused(given: Any) -> None:
+    with pytest.raises(WeightsError):
+        load_backbone("tiny", given)
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 10}, {"channels": 2}, {"foo": 1}])
+def test_only_published_switches_can_be_set(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="has no switch"):
+        load_backbone("i3d", "random", **options)
+
+
+def test_a_wrong_first_file_can_be_taken_back(monkeypatch: pytest.MonkeyPatch, published: Path, tmp_path: Path) -> None:
+    use(monkeypatch, entry(sha256=None))
+    other = tmp_path / "other.pt"
+    torch.save({k: v + 1 for k, v in load_backbone("tiny", "random").network.state_dict().items()}, other)
+    weights.add(other, "tiny-weights")
+    with pytest.raises(WeightsError, match="--as tiny-weights --force"):
+        weights.add(published, "tiny-weights")
+    assert weights.add(published, "tiny-weights", force=True).published_sha256 == sha256(CHECKPOINT)
+    use(monkeypatch, entry())
+    with pytest.raises(WeightsError, match="expected"):
+        weights.add(other, "tiny-weights", force=True)

@@ -186,3 +186,94 @@ def test_settings_of_a_wrong_type_are_named(vadx_here: Vadx, tmp_path: Path, set
     done = vadx_here("extract", "videos")
     assert done.code == 2
     assert says in done.err
+
+
+def test_one_recipe_under_two_presets_is_one_set(videos: Path, vadx_here: Vadx, tmp_path: Path) -> None:
+    arguments = ("extract", "--preset", "xdviolence-i3d", "--preset", "csltal-i3d", "--weights", "random", videos, "-n")
+    done = vadx_here(*arguments)
+    assert done.code == 0
+    assert "csltal-i3d+weights=random is the same recipe as xdviolence-i3d+weights=random" in done.err
+    assert len(done.out.splitlines()) == 6
+
+
+def test_a_default_said_aloud_renames_nothing(videos: Path, vadx_here: Vadx, tmp_path: Path) -> None:
+    base = ("extract", "--backbone", "tiny", "--weights", "random", videos, "-o", "s")
+    assert vadx_here(*base, "--tail", "repeat_last", "--clip-stride", "4", "--kernel", "pil").code == 0
+    assert [s.preset for s in Store(tmp_path / "s").sets()] == ["tiny-default+weights=random"]
+    assert vadx_here("info", "tiny-default", "-o", "s").code == 0
+
+
+def test_a_network_means_its_own_set_beside_longer_names(videos: Path, vadx_here: Vadx, tmp_path: Path) -> None:
+    assert vadx_here("extract", *THREE, videos, "-o", "s").code == 0
+    assert Store(tmp_path / "s")["tiny"].recipe.network.name == "tiny"
+    assert Store(tmp_path / "s")["tiny-fl"].recipe.network.name == "tiny-flow"
+    assert vadx_here("info", "tiny", "-o", "s").out.startswith("tiny-random0")
+
+
+def test_predictions_are_refused_before_the_work_and_never_hide_the_report(
+    videos: Path, vadx_here: Vadx, tmp_path: Path
+) -> None:
+    none = vadx_here("extract", "--backbone", "tiny-flow", "--weights", "random", videos, "-o", "s", "--show-pred")
+    assert (none.code, "no classifier" in none.err) == (2, True)
+    assert not (tmp_path / "s").exists()
+    assert vadx_here("extract", *THREE, videos, "-o", "s", "--show-pred", "--json").code == 2
+    some = vadx_here("extract", *THREE, videos, "-o", "s", "--show-pred")
+    assert some.code == 0
+    assert some.err.count("done: 6 stored") == 3
+    assert some.err.count("has no classifier") == 2
+    assert "Normal/clip000_x264: " in some.out
+
+
+def test_networks_are_loaded_once_though_videos_need_different_ones(
+    videos: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vadx.extract import library
+    from vadx.pipelines import extraction
+
+    tiny = ("--backbone", "tiny", "--weights", "random")
+    half = videos / "Normal"
+    assert vadx_here("extract", *tiny, half, "--root", videos, "-o", "s").code == 0
+    loads: list[str] = []
+    original = library.load_backbone
+
+    def spy(name: str, *arguments: object, **options: object) -> object:
+        loads.append(name)
+        return original(name, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(library, "load_backbone", spy)
+    monkeypatch.setattr(extraction, "_engines", {})
+    assert vadx_here("extract", "--backbone", "tiny-frames", *tiny, videos, "-o", "s").code == 0
+    assert sorted(loads) == ["tiny", "tiny-frames"]
+
+
+def test_weights_that_do_not_fit_leave_no_set_behind(videos: Path, vadx_here: Vadx, tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"a": torch.zeros(1)}, tmp_path / "w.pt")
+    done = vadx_here("extract", "--backbone", "tiny", "--weights", "w.pt", videos, "-o", "s")
+    assert (done.code, "does not fit" in done.err) == (6, True)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_dry_run_knows_a_set_that_holds_nothing_yet(vadx_here: Vadx, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    arguments = ("extract", "--backbone", "tiny", "--weights", "random", "bad.mp4", "-o", "s")
+    assert vadx_here(*arguments).code == 3
+    assert "(new)" not in vadx_here(*arguments, "-n").err
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"), [("fps = true", "fps is no true or false"), ("batch = 2.7", "a whole number")]
+)
+def test_settings_that_click_would_bend_are_refused(vadx_here: Vadx, tmp_path: Path, setting: str, says: str) -> None:
+    (tmp_path / "vadx.toml").write_text(f"[extract]\n{setting}\n")
+    done = vadx_here("extract", "videos")
+    assert (done.code, says in done.err) == (2, True)
+
+
+def test_the_environment_names_the_network_as_the_option_does(
+    videos: Path, vadx_here: Vadx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VADX_EXTRACT_BACKBONE", "tiny tiny-frames")
+    assert vadx_here("extract", "--weights", "random", videos, "-o", "s").code == 0
+    assert len(list(Store(tmp_path / "s"))) == 2
