@@ -1,6 +1,6 @@
 """The only `av.open`: a file becomes RGB frames with their timestamps, damage counted, errors translated.
 
-What is done here and why was measured on broken files (docs/robustness.md): one decode thread, because with more
+What is done here was measured on broken files: one decode thread, because with more
 FFmpeg neither raises nor flags most damage; packet by packet, because one bad packet must not end a recording;
 formats and protocols whitelisted, because a playlist named .mp4 opens other files.
 """

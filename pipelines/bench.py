@@ -1,0 +1,434 @@
+"""How fast vadx is here, and what limits it: each part of the way by itself, and the whole.
+
+The parts are measured in turns, a repetition of each and then again, so that what else runs on a machine slows all of
+them alike. All speeds are frames of the video a second, however many network inputs a frame goes into.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from ..errors import UsageError, VadxError, VideoError, WeightsError
+from ..extract.backbones import find_backbone
+from ..extract.clip_stream import wants_native
+from ..extract.engine import DEFAULT_BATCH, check_precision, pick_device
+from ..extract.extractor import VideoExtraction
+from ..extract.package_source import file_sha256
+from ..extract.video import FrameBlock, VideoReader
+from ..features.keys import key_of
+from ..features.spool import ClipSpool
+from ..features.store import FeatureSet, Store
+from ..features.timeline import ClipTable
+from .bench_report import (
+    PARTS,
+    PLAIN_TOLERANCE,
+    Baseline,
+    BenchReport,
+    BenchVideo,
+    Settings,
+    describe_machine,
+    opencv_version,
+    speed_of,
+    summarize,
+)
+from .bench_video import SEED, bench_folder
+from .extraction import Job, engines_for, process_video, software_versions
+from .inputs import Entry
+from .plan import Overrides, Plan, make_plan
+from .stopping import StopSignals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from ..extract.engine import Engine
+    from ..extract.presets import Preset
+    from ..features.timeline import ClipFeatures, VideoFacts
+
+_MAX_HELD_BYTES = 256 << 20
+_MAX_HELD_FRAMES, _MAX_HELD_FRAMES_OF_FLOW = 512, 64
+_MAX_WRITES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to measure. ``options`` are the words that give `vadx extract` the same recipe."""
+
+    plan: Plan
+    video: Path
+    made: bool
+    device: str
+    batch: int | None
+    repeat: int
+    seconds: float
+    options: tuple[str, ...]
+    command: str
+    plain: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+
+def bench_plan(preset: Preset, overrides: Overrides, weights: str | None) -> tuple[Plan, tuple[str, ...]]:
+    """Give the plan, and notes on it: where no weights are asked for and the preset's are missing, they are random.
+
+    Raises as `make_plan`.
+    """
+    if weights is None:
+        try:
+            if preset.weights is not None:
+                return make_plan(preset, overrides, None), ()
+        except WeightsError:
+            pass
+    plan = make_plan(preset, overrides, weights or "random")
+    if weights is not None:
+        return plan, ()
+    missing = f"{preset.weights} are not on this machine" if preset.weights else "none are known for this network"
+    return plan, (f"random weights, because {missing}: speed does not depend on them",)
+
+
+def run_bench(order: Order, tell: Callable[[str], None]) -> BenchReport:
+    """Measure; what it writes is removed again. ``tell`` is given a line for each repetition.
+
+    Raises
+    ------
+    UsageError
+        for an order that cannot be run: the baseline's limits, the device's precision, a cache that is read-only.
+    VideoError
+        if the video cannot be used.
+    """
+    device = pick_device(order.device)
+    check_precision(order.plan.recipe.precision, device)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    home = bench_folder()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix="run-", dir=home)
+    except OSError as error:
+        msg = f"{home} cannot be written ({error.strerror or error}): set VADX_HOME"
+        raise UsageError(msg) from error
+    with folder as name, StopSignals() as stop:
+        bench = Workbench(order, device, Path(name), stop.check)
+        measures: dict[str, Callable[[], float]] = {part: getattr(bench, part) for part in PARTS}
+        plain = _Plain(order, device, bench) if order.plain else None
+        if plain is not None:
+            measures |= {"plain": plain.end_to_end, "plain_network": plain.network}
+        tell(f"warming up on {bench.video.frames} frames")
+        bench.warm_up()
+        taken: dict[str, list[float]] = {part: [] for part in measures}
+        for turn in range(order.repeat):
+            for part, measure in measures.items():
+                stop.check()
+                taken[part].append(measure())
+                tell(f"[{turn + 1}/{order.repeat}] {part}: {taken[part][-1]:.1f} frames/s")
+        speeds = {part: speed_of(taken[part], covers) for part, covers in PARTS.items()}
+        baseline = None if plain is None else plain.compare(taken, speeds["end_to_end"].median)
+        return BenchReport(
+            format=1,
+            command=order.command,
+            versions=software_versions() | {"python": platform.python_version()} | opencv_version(),
+            machine=describe_machine(device, load),
+            video=bench.video,
+            settings=bench.settings(),
+            speeds=speeds,
+            summary=summarize(speeds),
+            baseline=baseline,
+            notes=order.notes,
+        )
+
+
+class Workbench:
+    """One recipe, one video and what each part needs to run by itself. Each part's method gives frames/s, once.
+
+    ``folder`` takes temporary stores; ``check`` is called between blocks of frames and may raise.
+    """
+
+    def __init__(self, order: Order, device: torch.device, folder: Path, check: Callable[[], None]) -> None:
+        self._order, self._folder, self._check = order, folder, check
+        self._recipe = order.plan.recipe
+        frame_wise = find_backbone(order.plan.backbone).frame_wise
+        self._job = Job(
+            set_path=folder,
+            recipe=self._recipe,
+            backbone=order.plan.backbone,
+            weights=order.plan.weights,
+            device=str(device),
+            batch=order.batch or DEFAULT_BATCH[device.type, frame_wise],
+        )
+        self._entry = Entry("bench", order.video)
+        self._num_stores = 0
+        # Through the whole way once: the network is loaded, and a video that cannot be used fails here.
+        self._feature_set = self._new_set()
+        self._process(self._feature_set)
+        self.features: ClipFeatures = self._feature_set[self._entry.id]
+        self._engine = engines_for([self._job])[0]
+        self._sha256 = file_sha256(order.video)
+        self._blocks = self._hold()
+        keeping = _NoNetwork(self._engine, self.features.values.shape[2], keep_bytes=_MAX_HELD_BYTES)
+        self._through(keeping)
+        self._batches = keeping.batches
+        facts = self.features.facts
+        self.num_frames = facts.num_frames_decoded
+        self.video = BenchVideo(
+            path=order.video.name if order.made else str(order.video),
+            seed=SEED if order.made else None,
+            sha256=self._sha256,
+            frames=self.num_frames,
+            width=facts.width,
+            height=facts.height,
+            fps=facts.fps,
+            codec=facts.codec,
+            bytes=order.video.stat().st_size,
+        )
+
+    @property
+    def num_inputs(self) -> int:
+        """Number of network inputs that the whole video makes; frames that a tail rule leaves out are counted."""
+        recipe = self._recipe
+        num_crops = {"center": 1, "five": 5, "ten": 10}[recipe.transform.crops]
+        each = recipe.sampling.clip_length if recipe.network.temporal == "mean" else 1
+        return len(self.features) * num_crops * each
+
+    def settings(self) -> Settings:
+        plan, job = self._order.plan, self._job
+        return Settings(
+            preset=plan.preset_name,
+            backbone=plan.backbone,
+            recipe_digest=plan.recipe.digest,
+            weights=plan.recipe.weights,
+            precision=plan.recipe.precision,
+            batch=job.batch,
+            engine=dict(self._engine.provenance),
+            repeat=self._order.repeat,
+            seconds=self._order.seconds,
+            frames_held=sum(len(block.frames) for block in self._blocks),
+            network_inputs=self.num_inputs,
+        )
+
+    def warm_up(self) -> None:
+        """Run what later is timed once: caches of the file system, of kernels and of memory fill."""
+        for inputs, crops in self._batches[:2]:
+            self._engine.run(inputs, crops)
+
+    def decode(self) -> float:
+        started = time.perf_counter()
+        with self._reader() as reader:
+            num_frames = sum(self._count(block) for block in reader)
+        return num_frames / (time.perf_counter() - started)
+
+    def preprocess(self) -> float:
+        num_frames, started = 0, time.perf_counter()
+        while True:
+            self._through(_NoNetwork(self._engine, self.features.values.shape[2]))
+            num_frames += sum(len(block.frames) for block in self._blocks)
+            elapsed = time.perf_counter() - started
+            if elapsed >= self._order.seconds:
+                return num_frames / elapsed
+
+    def network(self) -> float:
+        frames_per_batch = self.num_frames / -(-self.num_inputs // self._job.batch)
+        started = time.perf_counter()
+        for count, (inputs, crops) in enumerate(cycle(self._batches), start=1):
+            self._engine.run(inputs, crops)
+            self._check()
+            elapsed = time.perf_counter() - started
+            if elapsed >= self._order.seconds:
+                return count * frames_per_batch / elapsed
+        raise VideoError("VIDEO_TOO_SHORT", str(self._order.video), "it makes no batch of network inputs")
+
+    def write(self) -> float:
+        features, feature_set = self.features, self._new_set()
+        table = ClipTable(
+            features.frames, features.seconds, features.damaged, features.facts, features.num_padded_frames
+        )
+        started = time.perf_counter()
+        for count in range(1, _MAX_WRITES + 1):
+            identifier = f"bench{count}"
+            with ClipSpool(feature_set.tmp, key_of(identifier), self._recipe.dtype) as spool:
+                spool.append(features.values)
+                shard = spool.finish(identifier, table, features.provenance, feature_set.digest, self._sha256)
+                feature_set.publish(identifier, shard, replace=False)
+            elapsed = time.perf_counter() - started
+            if elapsed >= self._order.seconds:
+                break
+        shutil.rmtree(feature_set.path.parent)
+        return count * self.num_frames / elapsed
+
+    def end_to_end(self) -> float:
+        feature_set = self._new_set()
+        elapsed = self._process(feature_set)
+        shutil.rmtree(feature_set.path.parent)
+        return self.num_frames / elapsed
+
+    def with_start_up(self) -> float:
+        """Time `vadx extract` in a process of its own, which no settings of this folder or environment reach.
+
+        Raises
+        ------
+        VadxError
+            if it fails.
+        """
+        out = self._folder / "fresh"
+        nothing = self._folder / "no-settings.toml"
+        nothing.touch()
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("VADX_EXTRACT_")}
+        command = [sys.executable, "-m", "vadx", "extract", "--quiet", "--out", str(out), *self._order.options]
+        command += ["--weights", self._order.plan.weights, "--device", self._job.device]
+        command += ["--batch", str(self._job.batch), "--precision", self._recipe.precision]
+        started = time.perf_counter()
+        done = subprocess.run(
+            [*command, str(self._order.video)],
+            env={**environment, "VADX_CONFIG": str(nothing)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        elapsed = time.perf_counter() - started
+        self._check()
+        if done.returncode:
+            msg = f"`vadx extract` in a fresh process ended with {done.returncode}: {done.stderr.strip()[-300:]}"
+            raise VadxError(msg)
+        shutil.rmtree(out)
+        return self.num_frames / elapsed
+
+    def _reader(self) -> VideoReader:
+        return VideoReader(
+            self._order.video,
+            rotation=self._recipe.decode.rotation,
+            keep_native=wants_native(self._recipe),
+        )
+
+    def _count(self, block: FrameBlock) -> int:
+        self._check()
+        return len(block.frames)
+
+    def _hold(self) -> list[FrameBlock]:
+        """Decode the first frames: as many as a repetition of preprocess goes through, and memory is given to."""
+        blocks: list[FrameBlock] = []
+        most = _MAX_HELD_FRAMES if self._recipe.flow is None else _MAX_HELD_FRAMES_OF_FLOW
+        most = max(most, 2 * self._recipe.sampling.clip_span)
+        num_frames = num_bytes = 0
+        with self._reader() as reader:
+            for block in reader:
+                blocks.append(block)
+                num_frames += len(block.frames)
+                num_bytes += block.frames.nbytes
+                if num_frames >= most or num_bytes >= _MAX_HELD_BYTES:
+                    break
+        return blocks
+
+    def _through(self, engine: _NoNetwork) -> None:
+        """Take the held frames, as if they were a video, the way that any video goes; the network alone is left out."""
+        source = _Held(self._blocks, self.features.facts)
+        for _ in VideoExtraction(source, self._recipe, cast("Engine", engine)):
+            self._check()
+
+    def _new_set(self) -> FeatureSet:
+        self._num_stores += 1
+        plan = self._order.plan
+        return Store(self._folder / f"store{self._num_stores}").create(plan.recipe, slug=plan.slug)
+
+    def _process(self, feature_set: FeatureSet) -> float:
+        """Do the whole way into a new set and give the seconds it took."""
+        job = replace(self._job, set_path=feature_set.path)
+        started = time.perf_counter()
+        (outcome,) = process_video(self._entry, [job], on_frames=lambda _count: self._check())
+        elapsed = time.perf_counter() - started
+        if outcome.code is not None:
+            record = feature_set.failure(self._entry.id)
+            evidence = record.evidence if record is not None else "it cannot be read"
+            raise VideoError(outcome.code, str(self._order.video), evidence)
+        return elapsed
+
+
+class _NoNetwork:
+    """Stands where an engine does, and computes nothing. Keeps the first batches, up to ``keep_bytes`` of them."""
+
+    def __init__(self, engine: Engine, dim: int, *, keep_bytes: int = 0) -> None:
+        self.batches: list[tuple[Tensor, list[int]]] = []
+        self._engine, self._dim, self._free = engine, dim, keep_bytes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def run(self, inputs: Tensor, crops: Sequence[int] | None = None) -> NDArray[np.float32]:
+        if self._free > 0:
+            self.batches.append((inputs, list(crops or [0] * len(inputs))))
+            self._free -= inputs.nbytes
+        return np.zeros((len(inputs), self._dim), dtype=np.float32)
+
+
+class _Held:
+    """Decoded frames in memory. A `FrameSource`."""
+
+    def __init__(self, blocks: Sequence[FrameBlock], facts: VideoFacts) -> None:
+        self._blocks, self._facts = blocks, facts
+
+    def __iter__(self) -> Iterator[FrameBlock]:
+        return iter(self._blocks)
+
+    def facts(self) -> VideoFacts:
+        return self._facts
+
+    def close(self) -> None:
+        """Do nothing: no file is open."""
+
+
+class _Plain:
+    """The baseline's two measurements and what they say."""
+
+    def __init__(self, order: Order, device: torch.device, bench: Workbench) -> None:
+        from ..extract.library import load_backbone
+        from .bench_plain import PlainExtractor
+
+        self._order, self._bench = order, bench
+        plan = order.plan
+        # Loaded again: an engine changes how the weights of its network lie in memory.
+        network = load_backbone(
+            plan.backbone, plan.weights, device=str(device), switches=plan.recipe.network.switches
+        ).network
+        self._extractor = PlainExtractor(network, plan.recipe, device=device)
+        self._values: Any = None
+
+    def end_to_end(self) -> float:
+        with tempfile.TemporaryDirectory(dir=bench_folder()) as folder:
+            started = time.perf_counter()
+            self._values, num_frames = self._extractor.extract(self._order.video, Path(folder) / "features.npy")
+            return num_frames / (time.perf_counter() - started)
+
+    def network(self) -> float:
+        frames_per_clip = self._bench.num_frames / max(1, len(self._values))
+        return self._extractor.network_frames_per_second(self._order.video, self._order.seconds, frames_per_clip)
+
+    def compare(self, taken: dict[str, list[float]], end_to_end: float) -> Baseline:
+        speed = speed_of(taken["plain"], "OpenCV, PIL, one clip at a time, eager fp32, numpy.save; start-up excluded")
+        network = speed_of(taken["plain_network"], "the same eager network alone on a clip that is ready")
+        ours = self._bench.features.values[:, 0].astype(np.float64)
+        theirs = self._values.astype(np.float64)
+        same_shape = ours.shape == theirs.shape
+        distance = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)) if same_shape else float("inf")
+        in_fp32 = self._order.plan.recipe.precision == "fp32"
+        return Baseline(
+            name="plain",
+            speed=speed,
+            network=network,
+            share=speed.median / network.median,
+            ratio=end_to_end / speed.median,
+            clips=len(theirs),
+            relative_l2=distance,
+            equal=distance <= PLAIN_TOLERANCE if in_fp32 else None,
+        )
