@@ -71,14 +71,24 @@ class Timeline:
         return end_after_last(self.pts[-1], gap, fps)
 
 
-class InputStream:
-    """Frames of one video in, network inputs of one recipe out.
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipInputs:
+    """What a network is fed for one clip, on the 0-255 scale.
 
-    `push` and `finish` yield a clip at a time: its inputs on the 0-255 scale, ``(crop, input, C, T, size, size)`` for
-    networks of clips, which have one input a crop, and ``(crop, input, C, size, size)`` for those of single frames,
-    which have as many as the recipe's temporal rule looks at. At most one clip's span of frames is held. ``fps`` is
-    the video's own rate, as its header says. ``timeline`` must hold the frames of a block before it is pushed;
-    `damaged` says of each clip whether a damaged frame went into it.
+    ``pixels`` are ``(crop, 1, C, T, size, size)`` for networks of clips, and ``(crop, input, C, size, size)`` for those
+    of single frames, which look at as many as the recipe's temporal rule says. ``numbers`` tell those frames apart:
+    equal ones are the same picture, None is a made-up one. They are empty for networks of clips.
+    """
+
+    pixels: Tensor
+    numbers: tuple[int | None, ...] = ()
+
+
+class InputStream:
+    """Frames of one video in, network inputs of one recipe out, a clip at a time.
+
+    At most one clip's span of frames is held. ``fps`` is the video's own rate, as its header says. ``timeline`` must
+    hold the frames of a block before it is pushed; `damaged` says of each clip whether a damaged frame went into it.
     """
 
     def __init__(self, recipe: Recipe, estimate_flow: FlowEstimator | None, timeline: Timeline, *, fps: float) -> None:
@@ -101,7 +111,7 @@ class InputStream:
                 raise UsageError(msg)
             self._flow = FlowStream(recipe.flow, estimate_flow)
 
-    def push(self, block: FrameBlock, prepared: Prepared | None = None) -> Iterator[Tensor]:
+    def push(self, block: FrameBlock, prepared: Prepared | None = None) -> Iterator[ClipInputs]:
         """Take decoded frames. Streams that prepare frames alike share the work through one ``prepared`` a block."""
         if self._resampler is None:
             self.source_of.extend(range(block.start, block.start + len(block.frames)))
@@ -115,7 +125,7 @@ class InputStream:
         ]
         yield from self._take_chosen(chosen)
 
-    def finish(self) -> Iterator[Tensor]:
+    def finish(self) -> Iterator[ClipInputs]:
         """End the video: the tail rules decide what its last frames become."""
         if self._resampler is not None and len(self._timeline):
             yield from self._take_chosen(self._resampler.flush(self._timeline.end_seconds(self._fps)))
@@ -124,7 +134,7 @@ class InputStream:
                 yield from self._push(image)
         yield from self._clips_of(self._sampler.flush())
 
-    def _take_chosen(self, chosen: list[tuple[int, _Picture]]) -> Iterator[Tensor]:
+    def _take_chosen(self, chosen: list[tuple[int, _Picture]]) -> Iterator[ClipInputs]:
         for source, (image, native) in chosen:
             self.source_of.append(source)
             yield from self._take(self._prepare(image[None], (native,), {}))
@@ -157,23 +167,25 @@ class InputStream:
         ]
         return torch.stack(back)
 
-    def _take(self, images: Tensor) -> Iterator[Tensor]:
+    def _take(self, images: Tensor) -> Iterator[ClipInputs]:
         for image in images:
             for item in [image] if self._flow is None else self._flow.push(image):
                 yield from self._push(item)
 
-    def _push(self, item: Tensor) -> Iterator[Tensor]:
+    def _push(self, item: Tensor) -> Iterator[ClipInputs]:
         number, self._num_items = self._num_items, self._num_items + 1
         yield from self._clips_of(self._sampler.push((number, item)))
 
-    def _clips_of(self, windows: list[Window[_Item]]) -> Iterator[Tensor]:
+    def _clips_of(self, windows: list[Window[_Item]]) -> Iterator[ClipInputs]:
         for window in windows:
             frames = self._looked_at(window.frames)
             self.clips.append(window.clip)
             self.damaged.append(any(self._is_damaged(item[0]) for item in frames if item is not None))
             # A clip that is all padding does not exist: some item of the window is a picture.
             shape = next(item[1] for item in window.frames if item is not None)
-            yield self._inputs([None if item is None else item[1] for item in frames], shape)
+            pixels = self._pixels([None if item is None else item[1] for item in frames], shape)
+            is_clip = self._recipe.network.temporal == "clip"
+            yield ClipInputs(pixels, () if is_clip else tuple(None if item is None else item[0] for item in frames))
 
     def _looked_at(self, frames: list[_Item | None]) -> list[_Item | None]:
         rule = self._recipe.network.temporal
@@ -187,7 +199,7 @@ class InputStream:
         sources = self.source_of[number : number + reach + 1]
         return any(self._timeline.damaged[source] for source in sources)
 
-    def _inputs(self, frames: list[Tensor | None], shape: Tensor) -> Tensor:
+    def _pixels(self, frames: list[Tensor | None], shape: Tensor) -> Tensor:
         crops = [self._crop(shape if frame is None else frame, blank=frame is None) for frame in frames]
         is_clip = self._recipe.network.temporal == "clip"
         return torch.stack(crops, dim=2).unsqueeze(1) if is_clip else torch.stack(crops, dim=1)
@@ -256,56 +268,85 @@ class ClipStream:
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """A clip whose features are on their way: ``crops * inputs`` rows."""
+class _Row:
+    """One network input's features, once they are there."""
 
-    num_crops: int
-    num_inputs: int
+    values: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A clip whose features are on their way: ``rows[crop][input]``."""
+
+    rows: list[list[_Row]]
+
+    @property
+    def is_whole(self) -> bool:
+        return all(row.values is not None for crop in self.rows for row in crop)
 
 
 class _Batcher:
-    """Collects inputs into batches of the engine's one shape, and gives whole clips back in order."""
+    """Collects inputs into batches of the engine's one shape, and gives whole clips back in order.
+
+    A frame that several clips look at goes through the network once.
+    """
 
     def __init__(self, engine: Engine, *, average_crops: bool) -> None:
         self._engine = engine
         self._average_crops = average_crops
-        self._inputs: list[Tensor] = []
-        self._crops: list[int] = []
+        self._queue: list[tuple[_Row, Tensor, int]] = []
         self._clips: deque[_Waiting] = deque()
-        self._rows: list[NDArray[np.float32]] = []
+        self._frames: dict[tuple[int, int], _Row] = {}
 
-    def add(self, inputs: Tensor) -> Iterator[NDArray[np.float32]]:
-        num_crops, num_inputs = inputs.shape[:2]
-        self._clips.append(_Waiting(num_crops, num_inputs))
-        self._inputs.extend(inputs.flatten(0, 1))
-        self._crops.extend(crop for crop in range(num_crops) for _ in range(num_inputs))
-        while len(self._inputs) >= self._engine.batch:
+    def add(self, clip: ClipInputs) -> Iterator[NDArray[np.float32]]:
+        self._clips.append(
+            _Waiting([self._rows(crop, pixels, clip.numbers) for crop, pixels in enumerate(clip.pixels)])
+        )
+        self._forget_before(clip.numbers)
+        while len(self._queue) >= self._engine.batch:
             self._run(self._engine.batch)
         yield from self._whole_clips()
 
     def flush(self) -> Iterator[NDArray[np.float32]]:
-        if self._inputs:
-            self._run(len(self._inputs))
+        if self._queue:
+            self._run(len(self._queue))
         yield from self._whole_clips()
 
+    def _rows(self, crop: int, pixels: Tensor, numbers: tuple[int | None, ...]) -> list[_Row]:
+        return [
+            self._row(crop, image, number)
+            for image, number in zip(pixels, numbers or (None,) * len(pixels), strict=True)
+        ]
+
+    def _row(self, crop: int, image: Tensor, number: int | None) -> _Row:
+        if number is not None and (number, crop) in self._frames:
+            return self._frames[number, crop]
+        row = _Row()
+        self._queue.append((row, image, crop))
+        if number is not None:
+            self._frames[number, crop] = row
+        return row
+
+    def _forget_before(self, numbers: tuple[int | None, ...]) -> None:
+        """Let go of frames that no later clip can look at: clips begin ever later."""
+        first = min((number for number in numbers if number is not None), default=0)
+        for key in [key for key in self._frames if key[0] < first]:
+            del self._frames[key]
+
     def _run(self, count: int) -> None:
-        inputs, self._inputs = self._inputs[:count], self._inputs[count:]
-        crops, self._crops = self._crops[:count], self._crops[count:]
-        self._rows.extend(self._engine.run(torch.stack(inputs), crops))
+        taken, self._queue = self._queue[:count], self._queue[count:]
+        values = self._engine.run(torch.stack([image for _, image, _ in taken]), [crop for _, _, crop in taken])
+        for (row, _, _), features in zip(taken, values, strict=True):
+            row.values = features
 
     def _whole_clips(self) -> Iterator[NDArray[np.float32]]:
         done = []
-        used = 0
-        while self._clips and used + self._clips[0].num_crops * self._clips[0].num_inputs <= len(self._rows):
-            clip = self._clips.popleft()
-            count = clip.num_crops * clip.num_inputs
-            rows = np.stack(self._rows[used : used + count]).reshape(clip.num_crops, clip.num_inputs, -1)
-            used += count
+        while self._clips and self._clips[0].is_whole:
+            rows = np.array([[row.values for row in crop] for crop in self._clips.popleft().rows])
             # A mean of one row is that row: clip networks keep their values bit for bit.
-            values = rows[:, 0] if clip.num_inputs == 1 else rows.mean(axis=1)
+            values = rows[:, 0] if rows.shape[1] == 1 else rows.mean(axis=1)
             done.append(values.mean(axis=0, keepdims=True) if self._average_crops else values)
         if done:
-            del self._rows[:used]
             block: NDArray[np.float32] = np.stack(done)
             check_finite(block)
             yield block
@@ -318,5 +359,6 @@ def first_inputs(source: FrameSource, recipe: Recipe, estimate_flow: FlowEstimat
     for block in source:
         timeline.add(block)
         for inputs in stream.push(block):
-            return inputs
-    return next(stream.finish(), None)
+            return inputs.pixels
+    last = next(stream.finish(), None)
+    return None if last is None else last.pixels

@@ -93,6 +93,43 @@ def test_a_clip_of_a_frame_wise_network_is_the_mean_of_the_frames_there_are(fram
     np.testing.assert_allclose(values[:, 0], expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("tail", "temporal", "stride", "num_frames"),
+    [
+        ("repeat_last", "mean", 1, 11),
+        ("repeat_last", "mean", 3, 11),
+        # The head, frames 0 and 1, is looked at again after clips that did not.
+        ("wrap", "mean", 3, 13),
+        # The middle one of four frames: 2 to 9.
+        ("drop", "middle", 1, 8),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 5])
+def test_frames_that_clips_share_go_through_the_network_once(
+    frames_net: Backbone, tail: str, temporal: str, stride: int, num_frames: int, batch: int
+) -> None:
+    recipe = with_network(with_sampling(frames_net.recipe, clip_stride=stride, tail=tail), temporal=temporal)
+    ten = replace(recipe, transform=replace(recipe.transform, crops="ten", crop_order="roc"))
+    engine = make_engine(frames_net, ten, device="cpu", batch=batch)
+    sizes: list[int] = []
+    original = engine.run
+    engine.run = lambda inputs, crops=None: (sizes.append(len(inputs)), original(inputs, crops))[1]  # type: ignore[method-assign]
+    values = np.concatenate(list(VideoExtraction(Frames(), ten, engine)))
+    assert sum(sizes) == 10 * num_frames
+    for clip, start in enumerate(range(0, stride * len(values), stride)):
+        numbers = [i if i < 11 else (10 if tail == "repeat_last" else i % 11) for i in range(start, start + 4)]
+        chosen = numbers if temporal == "mean" else [numbers[2]]
+        for crop in (0, 3, 9):
+            expected = np.mean([row_of(frames_net, ten, IMAGES[i], crop) for i in chosen], axis=0)
+            np.testing.assert_allclose(values[clip, crop], expected, rtol=1e-5, atol=1e-7)
+
+
+def row_of(backbone: Backbone, recipe: Recipe, image: NDArray[np.uint8], crop: int) -> NDArray[np.float32]:
+    single = with_network(with_sampling(recipe, clip_length=1, clip_stride=1, tail="drop"), temporal="first")
+    values, _ = extract(backbone, single, Frames(image[None]), batch=1)
+    return values[0, crop]  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize(("rule", "chosen"), [("first", [0, 4, 8]), ("middle", [2, 6, 10])])
 def test_one_frame_of_a_clip_stands_for_it(frames_net: Backbone, rule: str, chosen: list[int]) -> None:
     recipe = with_network(with_sampling(frames_net.recipe, tail="repeat_last"), temporal=rule)
@@ -139,7 +176,7 @@ def test_flow_is_between_resized_neighbours_and_aligned_with_pixels(flow_net: Ba
     for block in Frames():
         timeline.add(block)
         clips += list(stream.push(block))
-    clip = clips[0]
+    clip = clips[0].pixels
     assert clip.shape == (1, 1, 2, 4, 24, 24)
     grey = []
     for image in IMAGES[:5]:
