@@ -101,6 +101,7 @@ def compare(name: str, precision: str, repeats: int) -> dict[str, Any]:
         "precision": precision,
         "batch": [batch, *NETWORKS[name]],
         "ratio": round(medians["torch-eager"] / medians["openvino"], 2),
+        "ratio_of_fastest": round(min(times["torch-eager"]) / min(times["openvino"]), 2),
         "openvino_first_batch_seconds": round(first["openvino"], 1),
     }
     for engine in names:
@@ -162,14 +163,18 @@ def main() -> None:
                 f"rel L2 {ours['relative_l2_to_torch_fp32']:.1e}  cos {ours['smallest_cosine_to_torch_fp32']:.5f}",
                 flush=True,
             )
-    report = {
-        "command": f"python benchmarks/engines.py --repeats {arguments.repeats}",
+            if arguments.out:
+                # After every row: a run that is stopped has measured something.
+                arguments.out.write_text(json.dumps(report(rows, arguments.repeats), indent=1) + "\n")
+
+
+def report(rows: list[dict[str, Any]], repeats: int) -> dict[str, Any]:
+    return {
+        "command": f"python benchmarks/engines.py --repeats {repeats}",
         "versions": {name: version(name) for name in ("torch", "openvino", "numpy")},
         "machine": machine(),
         "rows": rows,
     }
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -122,13 +122,13 @@ def run_bench(order: Order, tell: Callable[[str], None]) -> BenchReport:
         msg = f"{home} cannot be written ({error.strerror or error}): set VADX_HOME"
         raise UsageError(msg) from error
     with folder as name, StopSignals() as stop:
+        plain = _Plain(order, device) if order.plain else None
+        tell("warming up: the whole way once")
         bench = Workbench(order, device, Path(name), stop.check)
         measures: dict[str, Callable[[], float]] = {part: getattr(bench, part) for part in PARTS}
-        plain = _Plain(order, device, bench) if order.plain else None
         if plain is not None:
-            measures |= {"plain": plain.end_to_end, "plain_network": plain.network}
-        tell(f"warming up on {bench.video.frames} frames")
-        bench.warm_up()
+            measures["plain"] = plain.end_to_end
+            measures["plain_network"] = lambda: plain.network(bench.num_frames)
         taken: dict[str, list[float]] = {part: [] for part in measures}
         for turn in range(order.repeat):
             for part, measure in measures.items():
@@ -136,7 +136,7 @@ def run_bench(order: Order, tell: Callable[[str], None]) -> BenchReport:
                 taken[part].append(measure())
                 tell(f"[{turn + 1}/{order.repeat}] {part}: {taken[part][-1]:.1f} frames/s")
         speeds = {part: speed_of(taken[part], covers) for part, covers in PARTS.items()}
-        baseline = None if plain is None else plain.compare(taken, speeds["end_to_end"].median)
+        baseline = None if plain is None else plain.compare(taken, speeds["end_to_end"].median, bench.features.values)
         return BenchReport(
             format=1,
             command=order.command,
@@ -218,11 +218,6 @@ class Workbench:
             frames_held=sum(len(block.frames) for block in self._blocks),
             network_inputs=self.num_inputs,
         )
-
-    def warm_up(self) -> None:
-        """Run what later is timed once: caches of the file system, of kernels and of memory fill."""
-        for inputs, crops in self._batches[:2]:
-            self._engine.run(inputs, crops)
 
     def decode(self) -> float:
         started = time.perf_counter()
@@ -391,11 +386,11 @@ class _Held:
 class _Plain:
     """The baseline's two measurements and what they say."""
 
-    def __init__(self, order: Order, device: torch.device, bench: Workbench) -> None:
+    def __init__(self, order: Order, device: torch.device) -> None:
         from ..extract.library import load_backbone
         from .bench_plain import PlainExtractor
 
-        self._order, self._bench = order, bench
+        self._order = order
         plan = order.plan
         # Loaded again: an engine changes how the weights of its network lie in memory.
         network = load_backbone(
@@ -410,17 +405,15 @@ class _Plain:
             self._values, num_frames = self._extractor.extract(self._order.video, Path(folder) / "features.npy")
             return num_frames / (time.perf_counter() - started)
 
-    def network(self) -> float:
-        frames_per_clip = self._bench.num_frames / max(1, len(self._values))
+    def network(self, num_frames: int) -> float:
+        frames_per_clip = num_frames / max(1, len(self._values))
         return self._extractor.network_frames_per_second(self._order.video, self._order.seconds, frames_per_clip)
 
-    def compare(self, taken: dict[str, list[float]], end_to_end: float) -> Baseline:
+    def compare(self, taken: dict[str, list[float]], end_to_end: float, values: NDArray[np.floating]) -> Baseline:
+        """Set the baseline against vadx: its speed, and its features against ``values (clip, 1, feature)``."""
         speed = speed_of(taken["plain"], "OpenCV, PIL, one clip at a time, eager fp32, numpy.save; start-up excluded")
         network = speed_of(taken["plain_network"], "the same eager network alone on a clip that is ready")
-        ours = self._bench.features.values[:, 0].astype(np.float64)
-        theirs = self._values.astype(np.float64)
-        same_shape = ours.shape == theirs.shape
-        distance = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)) if same_shape else float("inf")
+        distance = _relative_l2(values[:, 0], self._values)
         in_fp32 = self._order.plan.recipe.precision == "fp32"
         return Baseline(
             name="plain",
@@ -428,7 +421,15 @@ class _Plain:
             network=network,
             share=speed.median / network.median,
             ratio=end_to_end / speed.median,
-            clips=len(theirs),
+            clips=len(self._values),
             relative_l2=distance,
-            equal=distance <= PLAIN_TOLERANCE if in_fp32 else None,
+            equal=distance is not None and distance <= PLAIN_TOLERANCE if in_fp32 else None,
         )
+
+
+def _relative_l2(ours: NDArray[np.floating], theirs: NDArray[np.floating]) -> float | None:
+    """Give the distance between two arrays over the length of the second; None for other shapes or no length."""
+    length = float(np.linalg.norm(theirs.astype(np.float64)))
+    if ours.shape != theirs.shape or not length:
+        return None
+    return float(np.linalg.norm(ours.astype(np.float64) - theirs)) / length

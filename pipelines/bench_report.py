@@ -110,7 +110,8 @@ class Baseline:
     """The plain way, and vadx against it.
 
     ``share`` is how much of its own network's speed the baseline reaches; ``ratio`` is vadx end to end over the
-    baseline. ``equal`` says whether ``relative_l2`` is at most `PLAIN_TOLERANCE`, None where the recipe is not fp32.
+    baseline. ``relative_l2`` is the distance of its features from vadx's, None if they have
+    other shapes; ``equal`` says whether it is at most `PLAIN_TOLERANCE`, None where the recipe is not fp32.
     """
 
     name: str
@@ -119,7 +120,7 @@ class Baseline:
     share: float
     ratio: float
     clips: int
-    relative_l2: float
+    relative_l2: float | None
     equal: bool | None
 
 

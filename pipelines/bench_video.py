@@ -71,11 +71,13 @@ def _encode(path: Path, num_frames: int) -> None:
             msg = "this PyAV has no H.264 encoder: give `vadx bench` a VIDEO"
             raise UsageError(msg) from error
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        # One thread each: the pictures then depend on the seed and FFmpeg's version alone.
+        # One thread each, so that no race of threads decides what is encoded.
         stream.codec_context.thread_count = 1
         reformatter = VideoReformatter()
         for picture in _pictures(num_frames):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            # Into a frame of FFmpeg's own: from `from_ndarray`'s frames the encoder made other bytes each time.
+            frame = av.VideoFrame(WIDTH, HEIGHT, "rgb24")
+            frame.planes[0].update(picture.tobytes())
             container.mux(stream.encode(reformatter.reformat(frame, format="yuv420p", threads=1)))
         container.mux(stream.encode())
 

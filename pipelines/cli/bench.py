@@ -42,7 +42,7 @@ _FAIR_SHARE = 0.85
 @json_option
 @click.pass_context
 def bench(ctx: click.Context, /, **options: Any) -> int:
-    """Measure how fast features are made here, and what limits it.
+    """Measure how fast features are made on this machine, and what limits it.
 
     Decoding, preprocessing, the network and writing are each measured alone, then the whole: in this process, and with
     start-up in a fresh one. Every figure is the median of all repetitions, in frames of the video a second, beside the
@@ -163,4 +163,5 @@ def _print_baseline(baseline: Baseline) -> None:
     if baseline.share < _FAIR_SHARE:
         click.echo(f"the baseline wastes more than {1 - _FAIR_SHARE:.0%} outside its network: the ratio shows that too")
     verdict = {True: "equal", False: "NOT EQUAL", None: "another precision than the baseline's fp32"}[baseline.equal]
-    click.echo(f"its features: relative L2 {baseline.relative_l2:.1e} over {baseline.clips} clips ({verdict})")
+    distance = "of another shape" if baseline.relative_l2 is None else f"relative L2 {baseline.relative_l2:.1e}"
+    click.echo(f"its features: {distance} over {baseline.clips} clips ({verdict})")
