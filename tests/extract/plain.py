@@ -55,9 +55,9 @@ def converted(backbone: str, tree: Mapping[str, Any]) -> dict[str, Tensor]:
     return layout.convert(tree)
 
 
-def loaded(backbone: str, state: Mapping[str, Tensor], **switches: Any) -> nn.Module:
+def loaded(backbone: str, state: Mapping[str, Tensor], *, num_classes: int | None = None, **switches: Any) -> nn.Module:
     """Build a network of the table and load a state dict of our names into it."""
-    network = find_backbone(backbone).build(switches)
+    network = find_backbone(backbone).build(switches, num_classes=num_classes)
     load_state(network, state, "the test")
     return network.eval().requires_grad_(False)
 

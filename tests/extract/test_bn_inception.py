@@ -228,7 +228,7 @@ def test_the_names_are_cadenes(channels: int) -> None:
     spec = find_backbone(name)
     with torch.device("meta"):
         shapes = {key: tuple(value.shape) for key, value in spec.build({}).state_dict().items()}
-        bare = spec.build({"num_classes": 0})
+        bare = spec.build({}, num_classes=0)
     counted = [key for key in shapes if key.endswith("num_batches_tracked")]
     expected = cadene_shapes(channels, 1000 if channels == 3 else 400)
     assert {key: shape for key, shape in shapes.items() if key not in counted} == expected

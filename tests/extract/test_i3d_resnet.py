@@ -184,7 +184,7 @@ def test_the_names_are_tushars(name: str) -> None:
 def test_seven_frames_are_the_fewest() -> None:
     spec = find_backbone("i3d-resnet50")
     assert (spec.min_clip_length, spec.dim) == (7, 2048)
-    network = spec.build({"num_classes": 0}).eval()
+    network = spec.build({}, num_classes=0).eval()
     assert network.num_classes == 0
     assert not any(key.startswith("fc") for key in network.state_dict())
     with torch.inference_mode():

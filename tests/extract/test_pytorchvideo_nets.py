@@ -139,7 +139,7 @@ def test_the_slow_pathway_gets_the_frames_of_the_hub_example(num_frames: int) ->
 @pytest.mark.parametrize("name", ["slowfast-r50", "slow-r50", "i3d-r50-pytorchvideo", "x3d-xs", "csn-r101"])
 def test_the_shortest_clips_work(name: str) -> None:
     spec = find_backbone(name)
-    network = spec.build({"num_classes": 0}).eval()
+    network = spec.build({}, num_classes=0).eval()
     with torch.inference_mode():
         assert network(clips(1, 3, spec.min_clip_length, 64, 64)).shape == (1, spec.dim)
 
@@ -181,9 +181,9 @@ def test_the_library_is_imported_when_a_network_of_it_is_built() -> None:
     code = (
         "import sys\n"
         "from vadx.extract.backbones import find_backbone\n"
-        "find_backbone('s3d').build({'num_classes': 0})\n"
+        "find_backbone('s3d').build({}, num_classes=0)\n"
         "print('pytorchvideo' in sys.modules)\n"
-        "find_backbone('x3d-xs').build({'num_classes': 0})\n"
+        "find_backbone('x3d-xs').build({}, num_classes=0)\n"
         "print('pytorchvideo' in sys.modules, 'pytorchvideo.transforms' in sys.modules)\n"
     )
     done = subprocess.run(

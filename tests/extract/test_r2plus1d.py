@@ -204,7 +204,7 @@ def ig65m_state(num_classes: int) -> dict[str, Tensor]:
 def test_the_names_of_ig65m(num_classes: int) -> None:
     spec = find_backbone("r2plus1d-34")
     with torch.device("meta"):
-        network = spec.build({"num_classes": num_classes})
+        network = spec.build({}, num_classes=num_classes)
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     assert len(shapes) == 416
     assert network.num_classes == num_classes
@@ -243,7 +243,7 @@ def test_torchvisions_own_34_layers_do_not_take_ig65ms_weights() -> None:
 @pytest.mark.parametrize("name", ["r2plus1d", "r2plus1d-34"])
 def test_without_a_classifier_there_are_no_keys_of_one(name: str) -> None:
     with torch.device("meta"):
-        network = find_backbone(name).build({"num_classes": 0})
+        network = find_backbone(name).build({}, num_classes=0)
     assert network.num_classes == 0
     assert not any(key.startswith("fc") for key in network.state_dict())
 

@@ -57,7 +57,7 @@ def test_batchnorm_of_s3d_has_its_published_eps() -> None:
 def test_a_checkpoint_without_classifier_or_of_another_data_set_loads(tmp_path: Path) -> None:
     backbone = "s3d"
     spec = find_backbone(backbone)
-    whole = random_network(lambda: spec.build({"num_classes": 14})).state_dict()
+    whole = random_network(lambda: spec.build({}, num_classes=14)).state_dict()
     fourteen = load(backbone, whole, tmp_path)
     assert fourteen.num_classes == 14
     bare = load(backbone, {k: v for k, v in whole.items() if not k.startswith(f"{spec.head}.")}, tmp_path)
