@@ -236,7 +236,7 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch has nothing else that reads these archives
         warnings.simplefilter("ignore", DeprecationWarning)
-        archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+        archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return dict(archive.state_dict())
 
 

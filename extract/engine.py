@@ -169,21 +169,23 @@ class Engine:
         if self.name == "openvino":
             # It takes rows as they come, and arranges them itself.
             layout = torch.contiguous_format
-        with torch.inference_mode(), _TensorFloat32(self._mode.tf32):
+        with torch.inference_mode(), TensorFloat32(self._mode.tf32):
             normalized = self._normalize(inputs.to(self.device), numbers.to(self.device)).to(self._dtype)
             features = self._network(normalized.contiguous(memory_format=layout))
             values: NDArray[np.float32] = features[:num_inputs].float().cpu().numpy()
             return values
 
 
-class _TensorFloat32:
+class TensorFloat32:
     """Allows or forbids TF32 while a network runs, and restores what the process had.
 
     By the newer of torch's two sets of names: the older one raises where a process has used the newer.
     """
 
-    # Typed loosely: torch makes the second at run time.
-    _settings: tuple[Any, Any] = (torch.backends.cuda.matmul, getattr(torch.backends.cudnn, "conv"))  # noqa: B009
+    _settings: tuple[Any, Any] = (
+        torch.backends.cuda.matmul,
+        getattr(torch.backends.cudnn, "conv"),  # noqa: B009  # torch makes it at run time: type checkers see none
+    )
 
     def __init__(self, allowed: bool) -> None:
         self._precision = "tf32" if allowed else "ieee"

@@ -113,7 +113,7 @@ def _no_telemetry() -> Iterator[None]:
         # The process imported it before us: its own choice.
         yield
         return
-    sys.modules[name] = None  # type: ignore[assignment]
+    sys.modules[name] = None  # type: ignore[assignment]  # Python's own way to make an import fail
     try:
         yield
     finally:

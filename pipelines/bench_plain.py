@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 
 from ..errors import UsageError, VideoError
 from ..extract.crops import CENTER_ROUNDING
+from ..extract.engine import TensorFloat32
 from ..extract.resize import resized_size
 
 if TYPE_CHECKING:
@@ -165,24 +165,10 @@ class PlainExtractor:
         return clip.contiguous()
 
     def _map(self, clip: Tensor) -> NDArray[np.float32]:
-        with torch.no_grad(), _ieee():
+        with torch.no_grad(), TensorFloat32(allowed=False):
             values: NDArray[np.float32] = self._network(clip.to(self._device)).cpu().numpy()
         return values
 
     def _features(self, frames: list[Tensor]) -> NDArray[np.float32]:
         values: NDArray[np.float32] = self._map(self._normalized(frames)).mean(axis=0)
         return values
-
-
-@contextmanager
-def _ieee() -> Iterator[None]:
-    """Compute in whole float32 on GPUs too: TensorFloat-32 is torch's default there, and is not fp32."""
-    settings: tuple[Any, Any] = (torch.backends.cuda.matmul, getattr(torch.backends.cudnn, "conv"))  # noqa: B009
-    before = [setting.fp32_precision for setting in settings]
-    try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
-        yield
-    finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = value

@@ -63,7 +63,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
+        mixed: Tensor = x + self.mlp(self.ln_2(x))
+        return mixed
 
 
 class Transformer(nn.Module):

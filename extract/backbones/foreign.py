@@ -40,9 +40,8 @@ class FeatureNetwork(nn.Module):
         self.trunk, self.classifier = trunk, classifier
         self.num_classes = num_classes
         self._place, self._axes, self._prepare = f"{place}.", axes, prepare
-        # torch leaves these two untyped.
-        self.register_state_dict_post_hook(_to_the_librarys_names)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_from_the_librarys_names)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(_to_the_librarys_names)  # type: ignore[no-untyped-call]  # torch's is untyped
+        self.register_load_state_dict_pre_hook(_from_the_librarys_names)  # type: ignore[no-untyped-call]  # as above
 
     def forward(self, clips: Tensor) -> Tensor:
         features: Tensor = self.trunk(clips if self._prepare is None else self._prepare(clips))

@@ -116,8 +116,7 @@ def _facts(timm: ModuleType, name: str) -> tuple[int, str]:
     try:
         with torch.device("meta"):
             network = timm.create_model(name, pretrained=False, num_classes=1)
-    except (NotImplementedError, RuntimeError):
-        # Some networks compute with their numbers while they are built.
+    except (NotImplementedError, RuntimeError):  # some networks compute with their numbers while they are built
         network = timm.create_model(name, pretrained=False, num_classes=1)
     return int(network.head_hidden_size), _take_classifier(name, network)[1]
 
