@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from support import PLUGINS, make_video
+from support import PLUGINS, Ran, make_video
 
 from .forking import TINY, ForkServer
+
+Vadx = Callable[..., Ran]
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +35,33 @@ def forked(tmp_path_factory: pytest.TempPathFactory, six_videos: Path) -> Iterat
     video = next(six_videos.rglob("*.mp4"))
     with ForkServer(environment, [*TINY, str(video)]) as server:
         yield server
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note the name of every file that a `VideoReader` is made for."""
+    from vadx.extract import video
+
+    seen: list[str] = []
+
+    class Noting(video.VideoReader):
+        def __init__(self, path: Path, **options: Any) -> None:
+            seen.append(Path(path).name)
+            super().__init__(path, **options)
+
+    monkeypatch.setattr(video, "VideoReader", Noting)
+    return seen
+
+
+@pytest.fixture
+def store(tmp_path: Path, six_videos: Path, vadx_here: Vadx) -> Path:
+    """Make a store of the six videos."""
+    ran = vadx_here(*TINY, six_videos, "--out", "store")
+    assert ran.code == 0, ran.err
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def own_videos(tmp_path: Path, six_videos: Path) -> Path:
+    """Copy the six videos, for tests that change them."""
+    return shutil.copytree(six_videos, tmp_path / "videos")

@@ -10,10 +10,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
+from support import Ran
+
 from .fork_server import Order, Report
 
 TINY = ("extract", "--backbone", "tiny", "--weights", "random", "--device", "cpu", "--batch", "3")
 """The command of every run that is compared with another: the batch shape is fixed."""
+
+
+IDS = [
+    "Abuse/clip001_x264",
+    "Abuse/clip003_x264",
+    "Abuse/clip005_x264",
+    "Normal/clip000_x264",
+    "Normal/clip002_x264",
+    "Normal/clip004_x264",
+]
+NUM_FRAMES = {identifier: 18 + 3 * int(identifier[-6]) for identifier in IDS}
 
 
 class ForkServer:
@@ -83,3 +96,21 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 def json_lines(text: str) -> list[dict[str, Any]]:
     """Read JSON lines; a line that is not JSON raises."""
     return [json.loads(line) for line in text.splitlines()]
+
+
+def events(ran: Ran, kind: str) -> list[dict[str, Any]]:
+    return [line for line in json_lines(ran.out) if line["event"] == kind]
+
+
+def statuses(ran: Ran) -> dict[str, str]:
+    return {line["id"]: line["status"] for line in events(ran, "video")}
+
+
+def by_action(ran: Ran) -> dict[str, tuple[str, str]]:
+    return {line["id"]: (line["action"], line["reason"]) for line in events(ran, "plan")}
+
+
+def json_documents(ran: Ran) -> list[dict[str, Any]]:
+    documents = json.loads(ran.out)
+    assert isinstance(documents, list)
+    return documents

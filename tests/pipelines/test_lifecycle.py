@@ -6,75 +6,32 @@ import hashlib
 import io
 import json
 import os
-import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
-from support import Ran, make_video, vadx_environment
+from support import Ran, make_video
 
-from .forking import TINY, json_lines, only_set, shard_hashes, snapshot
+from .forking import (
+    IDS,
+    NUM_FRAMES,
+    TINY,
+    by_action,
+    events,
+    json_documents,
+    json_lines,
+    only_set,
+    shard_hashes,
+    snapshot,
+    statuses,
+)
 
 Vadx = Callable[..., Ran]
-
-IDS = [
-    "Abuse/clip001_x264",
-    "Abuse/clip003_x264",
-    "Abuse/clip005_x264",
-    "Normal/clip000_x264",
-    "Normal/clip002_x264",
-    "Normal/clip004_x264",
-]
-NUM_FRAMES = {identifier: 18 + 3 * int(identifier[-6]) for identifier in IDS}
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Note the name of every file that a `VideoReader` is made for."""
-    from vadx.extract import video
-
-    seen: list[str] = []
-
-    class Noting(video.VideoReader):
-        def __init__(self, path: Path, **options: Any) -> None:
-            seen.append(Path(path).name)
-            super().__init__(path, **options)
-
-    monkeypatch.setattr(video, "VideoReader", Noting)
-    return seen
-
-
-@pytest.fixture
-def store(tmp_path: Path, six_videos: Path, vadx_here: Vadx) -> Path:
-    """Make a store of the six videos."""
-    ran = vadx_here(*TINY, six_videos, "--out", "store")
-    assert ran.code == 0, ran.err
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def own_videos(tmp_path: Path, six_videos: Path) -> Path:
-    """Copy the six videos, for tests that change them."""
-    return shutil.copytree(six_videos, tmp_path / "videos")
-
-
-def events(ran: Ran, kind: str) -> list[dict[str, Any]]:
-    return [line for line in json_lines(ran.out) if line["event"] == kind]
-
-
-def statuses(ran: Ran) -> dict[str, str]:
-    return {line["id"]: line["status"] for line in events(ran, "video")}
-
-
-def by_action(ran: Ran) -> dict[str, tuple[str, str]]:
-    return {line["id"]: (line["action"], line["reason"]) for line in events(ran, "plan")}
 
 
 def test_six_videos_become_six_shards(store: Path, vadx_here: Vadx) -> None:
@@ -92,12 +49,6 @@ def test_six_videos_become_six_shards(store: Path, vadx_here: Vadx) -> None:
         assert shown["num_padded_frames"] == -num_frames % 4
         assert shown["facts"]["num_frames_decoded"] == num_frames
         assert shown["facts"]["fps"] == 25.0
-
-
-def json_documents(ran: Ran) -> list[dict[str, Any]]:
-    documents = json.loads(ran.out)
-    assert isinstance(documents, list)
-    return documents
 
 
 def test_every_clip_knows_its_frames_and_seconds(store: Path) -> None:
@@ -499,390 +450,9 @@ def test_a_strange_name_that_fails_is_told_harmlessly(tmp_path: Path, vadx_here:
     json_lines(vadx_here(*TINY, tmp_path, "--out", "store", "--json").out)
 
 
-class TestUsage:
-    @pytest.mark.parametrize(
-        "arguments",
-        [
-            ["extract"],
-            ["extract", "--no-such-option", "x"],
-            ["extract", "-b", "no-such-net", "x.mp4"],
-            ["extract", "--preset", "no-such-preset", "x.mp4"],
-            ["extract", "-b", "tiny", "--batch", "0", "x.mp4"],
-            ["extract", "-b", "tiny", "--clip-length", "1", "--weights", "random", "x.mp4"],
-            ["extract", "-b", "tiny", "x.mp4"],
-            ["extract", "-b", "tiny", "--weights", "random:x", "x.mp4"],
-            ["extract", "-b", "tiny", "--weights", "random", "--device", "tpu", "x.mp4"],
-            ["extract", "-b", "tiny", "--preset", "kinetics-i3d", "x.mp4"],
-            ["extract", "-b", "tiny", "--weights", "i3d-rgb-k400-tfhub", "x.mp4"],
-            ["extract", "-b", "tiny", "--weights", "random", "--precision", "fp16", "--device", "cpu", "x.mp4"],
-            ["extract", "-b", "tiny", "--crops", "eleven", "x.mp4"],
-            ["ls", "--store", "no-such-store"],
-            ["info", "no-such-set"],
-            ["no-such-command"],
-        ],
-        ids=" ".join,
-    )
-    def test_what_cannot_be_meant_is_exit_2(self, arguments: list[str], tmp_path: Path, vadx_here: Vadx) -> None:
-        make_video(tmp_path / "x.mp4", num_frames=4)
-        ran = vadx_here(*arguments)
-        assert ran.code == 2
-        assert ran.out == ""
-        assert ran.err.strip()
-        assert "Traceback" not in ran.err
-        assert not list(tmp_path.glob("vadx-store/*/shards/*/*"))
-
-    def test_missing_weights_are_exit_6_with_the_line_to_type(self, tmp_path: Path, vadx_here: Vadx) -> None:
-        from vadx.extract.weights import WEIGHTS
-
-        make_video(tmp_path / "x.mp4", num_frames=4)
-        ran = vadx_here("extract", "-b", "i3d", "x.mp4")
-        assert ran.code == 6
-        entry = WEIGHTS["i3d-rgb-k400-tfhub"]
-        text = " ".join(ran.err.split())
-        assert entry.file_name in text
-        assert str(entry.num_bytes) in text.replace(",", "").replace("_", "") or "51 MB" in text
-        assert str(entry.sha256) in text
-        assert "vadx weights fetch i3d-rgb-k400-tfhub" in text
-        assert ran.out == ""
-        assert not (tmp_path / "vadx-store").exists()
-
-    def test_a_weights_file_that_is_none_is_refused(self, tmp_path: Path, vadx_here: Vadx) -> None:
-        make_video(tmp_path / "x.mp4", num_frames=4)
-        (tmp_path / "page.pt").write_text("<html>404</html>")
-        for name in ("page.pt", "absent.pt"):
-            ran = vadx_here("extract", "-b", "tiny", "--weights", name, "x.mp4", "--out", "store")
-            assert ran.code == 6
-            assert name in ran.err
-            assert "weights_only" not in ran.err
-            assert "Traceback" not in ran.err
-
-
-class TestSettings:
-    @pytest.fixture
-    def video(self, tmp_path: Path) -> Path:
-        return make_video(tmp_path / "x.mp4", num_frames=8)
-
-    def batch(self, vadx_here: Vadx, *arguments: str) -> int:
-        ran = vadx_here("extract", "-b", "tiny", "--weights", "random", "x.mp4", "--json", *arguments)
-        assert ran.code == 0, ran.err
-        return int(events(ran, "start")[0]["batch"])
-
-    def test_option_beats_environment_beats_file_beats_default(
-        self, video: Path, tmp_path: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        assert self.batch(vadx_here) == 2
-        (tmp_path / "vadx.toml").write_text("[extract]\nbatch = 3\n")
-        assert self.batch(vadx_here) == 3
-        monkeypatch.setenv("VADX_EXTRACT_BATCH", "5")
-        assert self.batch(vadx_here) == 5
-        assert self.batch(vadx_here, "--batch", "7") == 7
-
-    def test_pyproject_is_read_where_there_is_no_vadx_toml(self, video: Path, tmp_path: Path, vadx_here: Vadx) -> None:
-        (tmp_path / "pyproject.toml").write_text(
-            "[tool.vadx.extract]\nclip-length = 8\nbatch = 4\n[tool.other]\nx = 1\n"
-        )
-        assert self.batch(vadx_here) == 4
-        assert (tmp_path / "vadx-store").is_dir()
-        assert "-8x4-" in only_set(tmp_path / "vadx-store").name
-
-    def test_the_store_may_be_set(
-        self, video: Path, tmp_path: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "vadx.toml").write_text('[extract]\nout = "from-file"\n')
-        self.batch(vadx_here)
-        assert only_set(tmp_path / "from-file")
-        monkeypatch.setenv("VADX_STORE", str(tmp_path / "from-environment"))
-        self.batch(vadx_here)
-        assert only_set(tmp_path / "from-environment")
-        self.batch(vadx_here, "--out", "from-option")
-        assert only_set(tmp_path / "from-option")
-
-    @pytest.mark.parametrize(
-        ("content", "hint"),
-        [
-            ("[extract]\nbatchs = 3\n", "did you mean extract.batch?"),
-            ("[extract]\nclip_lenght = 3\n", "did you mean extract.clip_length?"),
-            ("[extrakt]\nbatch = 3\n", "did you mean extract?"),
-            ("batch = 3\n", "there is no setting 'batch'"),
-            ("[extract\n", "cannot be read as TOML"),
-            ('[extract]\nbatch = "many"\n', "'many' is not a valid integer"),
-        ],
-    )
-    def test_what_cannot_be_meant_names_the_nearest(
-        self, content: str, hint: str, video: Path, tmp_path: Path, vadx_here: Vadx
-    ) -> None:
-        (tmp_path / "vadx.toml").write_text(content)
-        ran = vadx_here("extract", "-b", "tiny", "--weights", "random", "x.mp4")
-        assert ran.code == 2
-        assert hint in " ".join(ran.err.split())
-        assert not (tmp_path / "vadx-store").exists()
-
-    def test_doctor_says_where_each_comes_from(
-        self, tmp_path: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "vadx.toml").write_text('[extract]\nbatch = 3\ndevice = "cpu"\n')
-        monkeypatch.setenv("VADX_EXTRACT_BATCH", "5")
-        monkeypatch.setenv("VADX_STORE", "elsewhere")
-        ran = vadx_here("doctor", "--settings", "--json")
-        assert ran.code == 0
-        found = {row["name"]: (row["value"], row["origin"]) for row in json.loads(ran.out)}
-        assert found["batch"] == ("5", "VADX_EXTRACT_BATCH")
-        assert found["device"] == ("cpu", "vadx.toml")
-        assert found["out"] == ("elsewhere", "VADX_STORE")
-        assert found["clip_length"] == (None, "default")
-        table = [line.split() for line in vadx_here("doctor", "--settings").out.splitlines()]
-        assert ["batch", "5", "VADX_EXTRACT_BATCH"] in table
-
-
-class TestStoreCommands:
-    def test_ls_shows_sets_and_videos(self, store: Path, vadx_here: Vadx) -> None:
-        name = only_set(store).name
-        assert vadx_here("ls", "--store", store, "-q").out == f"{name}\n"
-        header, row = vadx_here("ls", "--store", store).out.splitlines()
-        assert header.split()[:2] == ["SET", "PRESET"]
-        assert row.split()[0] == name
-        assert row.split()[2:5] == ["6", "0", str(sum(-(-n // 4) for n in NUM_FRAMES.values()))]
-        _, *rows = vadx_here("ls", "tiny", "--store", store).out.splitlines()
-        assert [line.split()[0] for line in rows] == IDS
-        listed = json.loads(vadx_here("ls", name, "--store", store, "--json").out)
-        assert {v["id"]: v["num_frames"] for v in listed["videos"]} == NUM_FRAMES
-        assert listed["failed"] == []
-        assert [v["seconds"] for v in listed["videos"]] == pytest.approx([NUM_FRAMES[i] / 25 for i in IDS])
-
-    def test_a_set_may_be_named_by_its_preset_or_folder(self, store: Path, vadx_here: Vadx) -> None:
-        for name in ("tiny", "tiny-default+weights=random", str(only_set(store))):
-            assert vadx_here("ls", name, "--store", store, "-q").out.split() == IDS
-
-    def test_info_says_the_recipe_as_prose(self, store: Path, vadx_here: Vadx) -> None:
-        text = vadx_here("info", "tiny", "--store", store).out
-        prose = "frames -> short side 32 (pil) -> centre 24 -> [0, 1] RGB -> Tiny, 4 frames every 4 (tail repeat_last)"
-        assert prose in text
-        assert "6 videos" in text
-        raw = json.loads(vadx_here("info", "tiny", "--store", store, "--json").out)
-        assert raw["recipe"] == json.loads((only_set(store) / "recipe.json").read_text())["recipe"]
-        assert raw["digest"][:8] == only_set(store).name[-8:]
-        video = vadx_here("info", "tiny", IDS[0], "--store", store).out
-        assert f"{NUM_FRAMES[IDS[0]]} decoded" in video
-        assert "64x48, 25.000 frames/s, h264" in video
-
-    def test_an_unknown_id_names_similar_ones(self, store: Path, vadx_here: Vadx) -> None:
-        ran = vadx_here("info", "tiny", "Abuse/clip001", "--store", store)
-        assert ran.code == 2
-        assert "Abuse/clip001_x264" in ran.err
-
-    def test_verify_is_content(self, store: Path, vadx_here: Vadx) -> None:
-        ran = vadx_here("verify", "--store", store)
-        assert (ran.code, ran.out) == (0, "")
-        assert "6 shards, 0 damaged (full check)" in ran.err
-        ran = vadx_here("verify", "--store", store, "--quick", "--json")
-        assert json.loads(ran.out) == {"shards": 6, "damaged": [], "check": "quick"}
-
-    def test_gc_keeps_what_is_young_and_sweeps_what_is_old(self, store: Path, vadx_here: Vadx) -> None:
-        tmp = only_set(store) / "tmp"
-        young, old = tmp / "young.part", tmp / "old.part"
-        young.write_bytes(b"1")
-        old.write_bytes(b"22")
-        two_days_ago = young.stat().st_mtime - 48 * 3600
-        os.utime(old, (two_days_ago, two_days_ago))
-        ran = vadx_here("gc", "--store", store)
-        assert ran.code == 0
-        assert f"would sweep: {old} (2 B): a file that a killed run was writing" in ran.out
-        assert f"stays: {young} (1 B): young" in ran.out
-        assert young.exists()
-        assert old.exists()
-        rows = {
-            Path(row["path"]).name: row for row in json_documents(vadx_here("gc", "--store", store, "--yes", "--json"))
-        }
-        assert {name: (row["may_go"], row["swept"]) for name, row in rows.items()} == {
-            "young.part": (False, False),
-            "old.part": (True, True),
-        }
-        assert young.exists()
-        assert not old.exists()
-        assert vadx_here("gc", "--store", store, "--older-than", "0", "--yes").code == 0
-        assert not young.exists()
-        assert len(shard_hashes(store)) == 6
-
-    def test_gc_does_not_mind_files_that_vanish(
-        self, store: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        tmp = only_set(store) / "tmp"
-        (tmp / "a.part").touch()
-        (tmp / "b.part").touch()
-        iterdir = Path.iterdir
-
-        def racing(self: Path) -> Iterator[Path]:
-            paths = list(iterdir(self))
-            (tmp / "a.part").unlink(missing_ok=True)
-            return iter(paths)
-
-        monkeypatch.setattr(Path, "iterdir", racing)
-        ran = vadx_here("gc", "--store", store, "--older-than", "0", "--json")
-        assert ran.code == 0
-        assert [Path(row["path"]).name for row in json_documents(ran)] == ["b.part"]
-
-
-@pytest.fixture
-def damage(store: Path) -> Callable[[str], Path]:
-    """Damage one shard in a way that has a name."""
-
-    def flip(content: bytes, position: int) -> bytes:
-        return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
-
-    changes: dict[str, Callable[[bytes], bytes]] = {
-        "header": lambda content: flip(content, 30),
-        "body": lambda content: flip(content, len(content) // 2),
-        "truncated": lambda content: content[:-100],
-    }
-
-    def spoil(kind: str) -> Path:
-        path = next(iter(sorted(store.glob("*/shards/*/Abuse-clip003*.h5"))))
-        path.write_bytes(changes[kind](path.read_bytes()))
-        return path
-
-    return spoil
-
-
-@pytest.mark.parametrize("kind", ["header", "body", "truncated"])
-def test_a_damaged_shard_is_named_and_the_same_command_makes_it_again(
-    kind: str, damage: Callable[[str], Path], six_videos: Path, store: Path, vadx_here: Vadx, decoded: list[str]
-) -> None:
-    whole = shard_hashes(store)
-    path = damage(kind)
-    assert shard_hashes(store) != whole
-    ran = vadx_here("verify", "--store", store)
-    assert ran.code == 4
-    assert ran.out.startswith(f"{path}: {kind} (")
-    assert "6 shards, 1 damaged" in ran.err
-    found = json.loads(vadx_here("verify", "--store", store, "--json").out)
-    assert [(row["path"], row["damage"]) for row in found["damaged"]] == [(str(path), kind)]
-    assert vadx_here("verify", "--store", store, "-q").out == f"{path}\n"
-    plan = by_action(vadx_here(*TINY, six_videos, "--out", "store", "--dry-run", "--json"))
-    assert plan["Abuse/clip003_x264"] == ("refresh", f"its shard is damaged ({kind})")
-    ran = vadx_here(*TINY, six_videos, "--out", "store")
-    assert ran.code == 0
-    assert decoded == ["clip003_x264.mp4"]
-    assert shard_hashes(store) == whole
-    assert vadx_here("verify", "--store", store).code == 0
-    vadx_here(*TINY, six_videos, "--out", "store")
-    assert len(decoded) == 1
-
-
-def test_a_quick_check_sees_headers_only(damage: Callable[[str], Path], store: Path, vadx_here: Vadx) -> None:
-    damage("body")
-    assert vadx_here("verify", "--store", store, "--quick").code == 0
-    damage("header")
-    assert vadx_here("verify", "--store", store, "--quick").code == 4
-
-
 def test_the_sha256_of_the_source_stands_in_the_shard(store: Path, six_videos: Path) -> None:
     for path in store.glob("*/shards/*/*.h5"):
         with h5py.File(path, "r") as file:
             identifier = file.attrs["id"]
         header = json.loads(path.read_bytes()[:512])
         assert header["source"] == hashlib.sha256((six_videos / f"{identifier}.mp4").read_bytes()).hexdigest()
-
-
-def test_the_command_in_a_process_of_its_own(tmp_path: Path, vadx: Vadx) -> None:
-    make_video(tmp_path / "x.mp4", num_frames=8)
-    ran = vadx("extract", "-b", "tiny", "--weights", "random", "-", "--json", stdin="x.mp4\n")
-    assert ran.code == 0, ran.err
-    assert ran.err == ""
-    assert statuses(ran) == {"x": "done"}
-
-
-def test_an_impossible_precision_leaves_no_empty_set(
-    vadx_here: Callable[..., Ran], videos: Path, tmp_path: Path
-) -> None:
-    ran = vadx_here(*TINY, videos, "--device", "cpu", "--precision", "tf32")
-    assert (ran.code, (tmp_path / "vadx-store").exists()) == (2, False)
-    assert "use fp32 or bf16" in ran.err
-
-
-def test_a_set_given_as_a_store_is_named(vadx_here: Callable[..., Ran], videos: Path, tmp_path: Path) -> None:
-    assert vadx_here(*TINY, videos, "--limit", "1").code == 0
-    (feature_set,) = (tmp_path / "vadx-store").iterdir()
-    ran = vadx_here("ls", "--store", feature_set)
-    assert ran.code == 2
-    assert f"vadx ls {feature_set}" in ran.err
-
-
-def test_a_full_stdout_costs_the_output_only(videos: Path, tmp_path: Path) -> None:
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "vadx", *TINY, videos],
-            cwd=tmp_path,
-            env=vadx_environment(VADX_HOME=str(tmp_path / "home")),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    assert done.returncode == 6
-    assert "Traceback" not in done.stderr
-    assert len(list((tmp_path / "vadx-store").glob("*/shards/*/*.h5"))) == 6
-
-
-def test_another_folder_with_the_same_ids_is_told(vadx_here: Callable[..., Ran], tmp_path: Path) -> None:
-    for folder, seed in (("camA", 1), ("camB", 2)):
-        make_video(tmp_path / folder / "001.mp4", seed=seed)
-    assert "replaced" not in vadx_here(*TINY, "camA").err
-    assert "1 replaced, because the video behind the id is another than before" in vadx_here(*TINY, "camB").err
-
-
-def test_json_wins_over_quiet_and_covers_failures(vadx_here: Callable[..., Ran], videos: Path, tmp_path: Path) -> None:
-    (videos / "dead.mp4").write_text("no video")
-    ran = vadx_here(*TINY, videos, "--json", "--quiet")
-    assert [json.loads(line)["event"] for line in ran.out.splitlines()][-1] == "summary"
-    (feature_set,) = (tmp_path / "vadx-store").iterdir()
-    told = json.loads(vadx_here("info", feature_set, "dead", "--json").out)
-    assert (told["status"], told["code"]) == ("failed", "VIDEO_NOT_VIDEO")
-
-
-@pytest.mark.parametrize("argument", ["", "@missing.txt"])
-def test_an_input_that_cannot_be_meant_is_refused(vadx_here: Callable[..., Ran], argument: str) -> None:
-    assert vadx_here(*TINY, argument).code == 2
-
-
-def test_one_impossible_name_in_a_list_fails_alone(vadx_here: Callable[..., Ran], videos: Path, tmp_path: Path) -> None:
-    good = sorted(videos.rglob("*.mp4"))[0]
-    (tmp_path / "list.txt").write_text(f"\ufeff{good}\n{'x' * 300}.mp4\n")
-    ran = vadx_here(*TINY, "@list.txt")
-    assert (ran.code, "1 stored" in ran.err, "VIDEO_UNREADABLE" in ran.err) == (3, True, True)
-
-
-def test_doctor_survives_packages_that_raise_anything(tmp_path: Path) -> None:
-    (tmp_path / "av.py").write_text("raise ValueError('numpy.dtype size changed')")
-    environment = vadx_environment(VADX_HOME=str(tmp_path / "home"))
-    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
-    done = subprocess.run(
-        [sys.executable, "-m", "vadx", "doctor"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 4
-    assert "BROKEN  av" in done.stdout
-    assert "Traceback" not in done.stderr
-
-
-def test_a_plug_in_that_cannot_be_loaded_leaves_the_others_usable(tmp_path: Path) -> None:
-    package = tmp_path / "broken-1.0.dist-info"
-    package.mkdir()
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("[vadx.backbones]\nbroken = no_such_module:SPEC\n")
-    environment = vadx_environment(VADX_HOME=str(tmp_path / "home"))
-    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
-    done = subprocess.run(
-        [sys.executable, "-m", "vadx", "backbones", "-q"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0
-    assert {"i3d", "r2plus1d", "tiny"} <= set(done.stdout.split())
-    assert "broken cannot be loaded" in done.stderr

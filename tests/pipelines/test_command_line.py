@@ -1,0 +1,263 @@
+"""The command line's own manners: usage, settings, output, plug-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support import Ran, make_video, vadx_environment
+
+from .forking import (
+    TINY,
+    events,
+    only_set,
+    statuses,
+)
+
+Vadx = Callable[..., Ran]
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["extract"],
+            ["extract", "--no-such-option", "x"],
+            ["extract", "-b", "no-such-net", "x.mp4"],
+            ["extract", "--preset", "no-such-preset", "x.mp4"],
+            ["extract", "-b", "tiny", "--batch", "0", "x.mp4"],
+            ["extract", "-b", "tiny", "--clip-length", "1", "--weights", "random", "x.mp4"],
+            ["extract", "-b", "tiny", "x.mp4"],
+            ["extract", "-b", "tiny", "--weights", "random:x", "x.mp4"],
+            ["extract", "-b", "tiny", "--weights", "random", "--device", "tpu", "x.mp4"],
+            ["extract", "-b", "tiny", "--preset", "kinetics-i3d", "x.mp4"],
+            ["extract", "-b", "tiny", "--weights", "i3d-rgb-k400-tfhub", "x.mp4"],
+            ["extract", "-b", "tiny", "--weights", "random", "--precision", "fp16", "--device", "cpu", "x.mp4"],
+            ["extract", "-b", "tiny", "--crops", "eleven", "x.mp4"],
+            ["ls", "--store", "no-such-store"],
+            ["info", "no-such-set"],
+            ["no-such-command"],
+        ],
+        ids=" ".join,
+    )
+    def test_what_cannot_be_meant_is_exit_2(self, arguments: list[str], tmp_path: Path, vadx_here: Vadx) -> None:
+        make_video(tmp_path / "x.mp4", num_frames=4)
+        ran = vadx_here(*arguments)
+        assert ran.code == 2
+        assert ran.out == ""
+        assert ran.err.strip()
+        assert "Traceback" not in ran.err
+        assert not list(tmp_path.glob("vadx-store/*/shards/*/*"))
+
+    def test_missing_weights_are_exit_6_with_the_line_to_type(self, tmp_path: Path, vadx_here: Vadx) -> None:
+        from vadx.extract.weights import WEIGHTS
+
+        make_video(tmp_path / "x.mp4", num_frames=4)
+        ran = vadx_here("extract", "-b", "i3d", "x.mp4")
+        assert ran.code == 6
+        entry = WEIGHTS["i3d-rgb-k400-tfhub"]
+        text = " ".join(ran.err.split())
+        assert entry.file_name in text
+        assert str(entry.num_bytes) in text.replace(",", "").replace("_", "") or "51 MB" in text
+        assert str(entry.sha256) in text
+        assert "vadx weights fetch i3d-rgb-k400-tfhub" in text
+        assert ran.out == ""
+        assert not (tmp_path / "vadx-store").exists()
+
+    def test_a_weights_file_that_is_none_is_refused(self, tmp_path: Path, vadx_here: Vadx) -> None:
+        make_video(tmp_path / "x.mp4", num_frames=4)
+        (tmp_path / "page.pt").write_text("<html>404</html>")
+        for name in ("page.pt", "absent.pt"):
+            ran = vadx_here("extract", "-b", "tiny", "--weights", name, "x.mp4", "--out", "store")
+            assert ran.code == 6
+            assert name in ran.err
+            assert "weights_only" not in ran.err
+            assert "Traceback" not in ran.err
+
+
+class TestSettings:
+    @pytest.fixture
+    def video(self, tmp_path: Path) -> Path:
+        return make_video(tmp_path / "x.mp4", num_frames=8)
+
+    def batch(self, vadx_here: Vadx, *arguments: str) -> int:
+        ran = vadx_here("extract", "-b", "tiny", "--weights", "random", "x.mp4", "--json", *arguments)
+        assert ran.code == 0, ran.err
+        return int(events(ran, "start")[0]["batch"])
+
+    def test_option_beats_environment_beats_file_beats_default(
+        self, video: Path, tmp_path: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.batch(vadx_here) == 2
+        (tmp_path / "vadx.toml").write_text("[extract]\nbatch = 3\n")
+        assert self.batch(vadx_here) == 3
+        monkeypatch.setenv("VADX_EXTRACT_BATCH", "5")
+        assert self.batch(vadx_here) == 5
+        assert self.batch(vadx_here, "--batch", "7") == 7
+
+    def test_pyproject_is_read_where_there_is_no_vadx_toml(self, video: Path, tmp_path: Path, vadx_here: Vadx) -> None:
+        (tmp_path / "pyproject.toml").write_text(
+            "[tool.vadx.extract]\nclip-length = 8\nbatch = 4\n[tool.other]\nx = 1\n"
+        )
+        assert self.batch(vadx_here) == 4
+        assert (tmp_path / "vadx-store").is_dir()
+        assert "-8x4-" in only_set(tmp_path / "vadx-store").name
+
+    def test_the_store_may_be_set(
+        self, video: Path, tmp_path: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "vadx.toml").write_text('[extract]\nout = "from-file"\n')
+        self.batch(vadx_here)
+        assert only_set(tmp_path / "from-file")
+        monkeypatch.setenv("VADX_STORE", str(tmp_path / "from-environment"))
+        self.batch(vadx_here)
+        assert only_set(tmp_path / "from-environment")
+        self.batch(vadx_here, "--out", "from-option")
+        assert only_set(tmp_path / "from-option")
+
+    @pytest.mark.parametrize(
+        ("content", "hint"),
+        [
+            ("[extract]\nbatchs = 3\n", "did you mean extract.batch?"),
+            ("[extract]\nclip_lenght = 3\n", "did you mean extract.clip_length?"),
+            ("[extrakt]\nbatch = 3\n", "did you mean extract?"),
+            ("batch = 3\n", "there is no setting 'batch'"),
+            ("[extract\n", "cannot be read as TOML"),
+            ('[extract]\nbatch = "many"\n', "'many' is not a valid integer"),
+        ],
+    )
+    def test_what_cannot_be_meant_names_the_nearest(
+        self, content: str, hint: str, video: Path, tmp_path: Path, vadx_here: Vadx
+    ) -> None:
+        (tmp_path / "vadx.toml").write_text(content)
+        ran = vadx_here("extract", "-b", "tiny", "--weights", "random", "x.mp4")
+        assert ran.code == 2
+        assert hint in " ".join(ran.err.split())
+        assert not (tmp_path / "vadx-store").exists()
+
+    def test_doctor_says_where_each_comes_from(
+        self, tmp_path: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "vadx.toml").write_text('[extract]\nbatch = 3\ndevice = "cpu"\n')
+        monkeypatch.setenv("VADX_EXTRACT_BATCH", "5")
+        monkeypatch.setenv("VADX_STORE", "elsewhere")
+        ran = vadx_here("doctor", "--settings", "--json")
+        assert ran.code == 0
+        found = {row["name"]: (row["value"], row["origin"]) for row in json.loads(ran.out)}
+        assert found["batch"] == ("5", "VADX_EXTRACT_BATCH")
+        assert found["device"] == ("cpu", "vadx.toml")
+        assert found["out"] == ("elsewhere", "VADX_STORE")
+        assert found["clip_length"] == (None, "default")
+        table = [line.split() for line in vadx_here("doctor", "--settings").out.splitlines()]
+        assert ["batch", "5", "VADX_EXTRACT_BATCH"] in table
+
+
+def test_the_command_in_a_process_of_its_own(tmp_path: Path, vadx: Vadx) -> None:
+    make_video(tmp_path / "x.mp4", num_frames=8)
+    ran = vadx("extract", "-b", "tiny", "--weights", "random", "-", "--json", stdin="x.mp4\n")
+    assert ran.code == 0, ran.err
+    assert ran.err == ""
+    assert statuses(ran) == {"x": "done"}
+
+
+def test_an_impossible_precision_leaves_no_empty_set(
+    vadx_here: Callable[..., Ran], videos: Path, tmp_path: Path
+) -> None:
+    ran = vadx_here(*TINY, videos, "--device", "cpu", "--precision", "tf32")
+    assert (ran.code, (tmp_path / "vadx-store").exists()) == (2, False)
+    assert "use fp32 or bf16" in ran.err
+
+
+def test_a_set_given_as_a_store_is_named(vadx_here: Callable[..., Ran], videos: Path, tmp_path: Path) -> None:
+    assert vadx_here(*TINY, videos, "--limit", "1").code == 0
+    (feature_set,) = (tmp_path / "vadx-store").iterdir()
+    ran = vadx_here("ls", "--store", feature_set)
+    assert ran.code == 2
+    assert f"vadx ls {feature_set}" in ran.err
+
+
+def test_a_full_stdout_costs_the_output_only(videos: Path, tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vadx", *TINY, videos],
+            cwd=tmp_path,
+            env=vadx_environment(VADX_HOME=str(tmp_path / "home")),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 6
+    assert "Traceback" not in done.stderr
+    assert len(list((tmp_path / "vadx-store").glob("*/shards/*/*.h5"))) == 6
+
+
+def test_another_folder_with_the_same_ids_is_told(vadx_here: Callable[..., Ran], tmp_path: Path) -> None:
+    for folder, seed in (("camA", 1), ("camB", 2)):
+        make_video(tmp_path / folder / "001.mp4", seed=seed)
+    assert "replaced" not in vadx_here(*TINY, "camA").err
+    assert "1 replaced, because the video behind the id is another than before" in vadx_here(*TINY, "camB").err
+
+
+def test_json_wins_over_quiet_and_covers_failures(vadx_here: Callable[..., Ran], videos: Path, tmp_path: Path) -> None:
+    (videos / "dead.mp4").write_text("no video")
+    ran = vadx_here(*TINY, videos, "--json", "--quiet")
+    assert [json.loads(line)["event"] for line in ran.out.splitlines()][-1] == "summary"
+    (feature_set,) = (tmp_path / "vadx-store").iterdir()
+    told = json.loads(vadx_here("info", feature_set, "dead", "--json").out)
+    assert (told["status"], told["code"]) == ("failed", "VIDEO_NOT_VIDEO")
+
+
+@pytest.mark.parametrize("argument", ["", "@missing.txt"])
+def test_an_input_that_cannot_be_meant_is_refused(vadx_here: Callable[..., Ran], argument: str) -> None:
+    assert vadx_here(*TINY, argument).code == 2
+
+
+def test_one_impossible_name_in_a_list_fails_alone(vadx_here: Callable[..., Ran], videos: Path, tmp_path: Path) -> None:
+    good = sorted(videos.rglob("*.mp4"))[0]
+    (tmp_path / "list.txt").write_text(f"\ufeff{good}\n{'x' * 300}.mp4\n")
+    ran = vadx_here(*TINY, "@list.txt")
+    assert (ran.code, "1 stored" in ran.err, "VIDEO_UNREADABLE" in ran.err) == (3, True, True)
+
+
+def test_doctor_survives_packages_that_raise_anything(tmp_path: Path) -> None:
+    (tmp_path / "av.py").write_text("raise ValueError('numpy.dtype size changed')")
+    environment = vadx_environment(VADX_HOME=str(tmp_path / "home"))
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-m", "vadx", "doctor"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 4
+    assert "BROKEN  av" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_plug_in_that_cannot_be_loaded_leaves_the_others_usable(tmp_path: Path) -> None:
+    package = tmp_path / "broken-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[vadx.backbones]\nbroken = no_such_module:SPEC\n")
+    environment = vadx_environment(VADX_HOME=str(tmp_path / "home"))
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-m", "vadx", "backbones", "-q"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert {"i3d", "r2plus1d", "tiny"} <= set(done.stdout.split())
+    assert "broken cannot be loaded" in done.stderr
