@@ -13,6 +13,7 @@ import numpy as np
 from vadx.features.keys import key_of
 from vadx.features.recipe import Network, Recipe, Sampling, Transform
 from vadx.features.shard import HEADER_BYTES, build_shard, make_header
+from vadx.features.store import FeatureSet
 from vadx.features.timeline import ClipFeatures, VideoFacts
 
 SOURCE = hashlib.sha256(b"the video's bytes").hexdigest()
@@ -91,3 +92,17 @@ def write(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
+
+
+RECIPE = make_recipe()
+IDS = ("Abuse/Abuse001_x264", "Normal/Normal_001", "b", "a", "影片 1", "z.y.x")
+
+
+def shard_of(identifier: str, *, num_clips: int = 3, recipe: Recipe = RECIPE, source: str = SOURCE) -> bytes:
+    features = make_features(num_clips, seed=len(identifier))
+    return make_shard(identifier, features, recipe_digest=recipe.digest, source=source)
+
+
+def publish(feature_set: FeatureSet, identifier: str, *, num_clips: int = 3, source: str = SOURCE) -> Path:
+    shard = shard_of(identifier, num_clips=num_clips, source=source)
+    return feature_set.publish(identifier, shard, replace=False).path

@@ -11,22 +11,19 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from vadx.errors import ShardError, StoreError, StoreWriteError, VideoError
-from vadx.features import Recipe, Store
-from vadx.features import index as index_module
+from vadx.errors import ShardError, StoreError, VideoError
+from vadx.features import Store
 from vadx.features import store as store_module
-from vadx.features.index import Index, ShardSummary, load_index, write_index
+from vadx.features.index import ShardSummary
 from vadx.features.keys import folder_of, key_of
 from vadx.features.shard import ShardHeader
 from vadx.features.store import Decision, FailureRecord, FeatureSet, decide, failure_of
 
-from .samples import SOURCE, make_features, make_recipe, make_shard, write
+from .samples import IDS, RECIPE, SOURCE, make_features, make_recipe, publish, shard_of, write
 
 SEED = 20261122
-RECIPE = make_recipe()
 OTHER_RECIPE = make_recipe(clip_length=32)
 OTHER_SOURCE = "f" * 64
-IDS = ("Abuse/Abuse001_x264", "Normal/Normal_001", "b", "a", "影片 1", "z.y.x")
 
 
 @dataclass
@@ -37,28 +34,6 @@ class FakeSource:
     def sha256(self) -> str:
         self.times_hashed += 1
         return self.digest
-
-
-@pytest.fixture
-def feature_set(tmp_path: Path) -> FeatureSet:
-    return Store(tmp_path / "store").create(RECIPE, slug="i3d-k400", preset="rtfm", weights_name="i3d.safetensors")
-
-
-@pytest.fixture
-def full(feature_set: FeatureSet) -> FeatureSet:
-    for number, identifier in enumerate(IDS):
-        publish(feature_set, identifier, num_clips=number + 1)
-    return feature_set
-
-
-def shard_of(identifier: str, *, num_clips: int = 3, recipe: Recipe = RECIPE, source: str = SOURCE) -> bytes:
-    features = make_features(num_clips, seed=len(identifier))
-    return make_shard(identifier, features, recipe_digest=recipe.digest, source=source)
-
-
-def publish(feature_set: FeatureSet, identifier: str, *, num_clips: int = 3, source: str = SOURCE) -> Path:
-    shard = shard_of(identifier, num_clips=num_clips, source=source)
-    return feature_set.publish(identifier, shard, replace=False).path
 
 
 def failure(**changes: Any) -> FailureRecord:
@@ -484,117 +459,6 @@ def test_a_summary_says_what_a_listing_shows(feature_set: FeatureSet) -> None:
     assert feature_set.summaries() == {
         "b": ShardSummary("b", path.stat().st_size, 5, 1, 8, 80, 80 / 25, degraded=False)
     }
-
-
-def settle(feature_set: FeatureSet) -> None:
-    for number, folder in enumerate(sorted((feature_set.path / "shards").iterdir())):
-        os.utime(folder, ns=(0, 10**18 + number))
-
-
-@pytest.fixture
-def read_again(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    names: list[str] = []
-    really = index_module.summarize
-
-    def count(path: Path) -> ShardSummary:
-        names.append(path.stem)
-        return really(path)
-
-    monkeypatch.setattr(index_module, "summarize", count)
-    return names
-
-
-def test_only_folders_that_changed_are_read_again(full: FeatureSet, read_again: list[str]) -> None:
-    settle(full)
-    full.save_index({})
-    truth = full.summaries()
-    assert sorted(read_again) == sorted(map(key_of, IDS))
-    assert list(truth) == sorted(IDS)
-    read_again.clear()
-    publish(full, "new")
-    assert list(full.summaries()) == sorted([*IDS, "new"])
-    assert read_again == ["new"]
-    read_again.clear()
-    full.shard_path("a").unlink()
-    assert list(full.summaries()) == sorted({*IDS, "new"} - {"a"})
-    assert read_again == ["new"]
-
-
-def test_a_folder_that_changed_just_now_is_not_recorded_as_settled(full: FeatureSet, read_again: list[str]) -> None:
-    settle(full)
-    publish(full, "new")
-    full.save_index({})
-    assert set(load_index(full.index_path).folders) == {folder_of(key_of(i)) for i in IDS}
-    read_again.clear()
-    assert "new" in full.summaries()
-    assert read_again == ["new"]
-
-
-def test_an_index_that_is_gone_is_made_again(full: FeatureSet) -> None:
-    settle(full)
-    truth = full.summaries()
-    full.save_index({"/v/a.mp4": (1, 2, SOURCE)})
-    full.index_path.unlink()
-    assert full.summaries() == truth
-    full.save_index({})
-    assert load_index(full.index_path) == Index(full.index().folders, {})
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"null", b"[]", b"[" * 100_000, b"\xff", b'{"vadx": 1}', b'{"vadx": 1, "folders": [], "sources": {}}'],
-)
-def test_an_index_that_is_damaged_is_made_again(full: FeatureSet, content: bytes) -> None:
-    settle(full)
-    truth = full.summaries()
-    full.index_path.write_bytes(content)
-    assert full.summaries() == truth
-    full.save_index({})
-    assert load_index(full.index_path).summaries() == truth
-
-
-def test_a_flipped_bit_in_the_index_never_changes_what_is_listed_or_hinted(full: FeatureSet) -> None:
-    print(f"seed {SEED}")
-    random = np.random.default_rng(SEED)
-    settle(full)
-    hints = {"/v/a.mp4": (1, 2, SOURCE)}
-    full.save_index(hints)
-    truth = full.summaries()
-    right = full.index_path.read_bytes()
-    for at in random.choice(len(right), size=150, replace=False):
-        wrong = bytearray(right)
-        wrong[at] ^= 1 << int(random.integers(8))
-        full.index_path.write_bytes(wrong)
-        index = full.index()
-        assert index.summaries() == truth, at
-        assert index.sources in ({}, hints), at
-
-
-def test_an_index_of_another_version_is_not_believed(full: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    settle(full)
-    monkeypatch.setattr(index_module, "INDEX_VERSION", 2)
-    full.save_index({"/v/a.mp4": (1, 2, SOURCE)})
-    assert load_index(full.index_path).folders
-    monkeypatch.undo()
-    assert load_index(full.index_path) == Index()
-
-
-def test_source_hints_are_kept_and_renewed(feature_set: FeatureSet) -> None:
-    feature_set.save_index({"/v/a.mp4": (1, 2, SOURCE), "/v/b.mp4": (3, 4, SOURCE)})
-    feature_set.save_index({"/v/b.mp4": (5, 6, OTHER_SOURCE)})
-    assert feature_set.index().sources == {"/v/a.mp4": (1, 2, SOURCE), "/v/b.mp4": (5, 6, OTHER_SOURCE)}
-
-
-def test_writing_the_index_leaves_nothing_and_touches_nothing_in_tmp(full: FeatureSet) -> None:
-    other = write(full.tmp / "clock", b"another run's")
-    full.save_index({})
-    assert [path.name for path in full.tmp.iterdir()] == ["clock"]
-    assert other.read_bytes() == b"another run's"
-
-
-def test_an_index_that_cannot_be_written_is_a_write_error(full: FeatureSet) -> None:
-    with pytest.raises(StoreWriteError, match="index"):
-        write_index(Index(), full.index_path, full.path / "absent")
 
 
 def test_a_set_without_shards_is_empty(feature_set: FeatureSet) -> None:
