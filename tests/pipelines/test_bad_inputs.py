@@ -18,9 +18,6 @@ from support import Ran, make_video
 from vadx.errors import CODES
 
 from .forking import TINY, json_lines, only_set, shard_hashes
-from .test_lifecycle import decoded
-
-__all__ = ["decoded"]
 
 Vadx = Callable[..., Ran]
 
