@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..errors import CODES, RecipeError, ShardError, StoreError, StoreWriteError, VideoError
-from .index import Index, ShardSummary, load_index, refresh, write_index
+from .index import Hint, Index, Listing, clock_ns, load_index, refresh, write_index
 from .keys import as_text, folder_of, key_of
 from .publish import Published, make_directory, publish_bytes, publish_file
 from .recipe import Recipe
@@ -29,6 +30,8 @@ class HashedSource(Protocol):
 
 STORE_VERSION = 1
 _SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,100}")
+_NEIGHBOURS = 1000
+"""How many ids on either side of a missing one are compared with it: all of a large set would take seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,7 @@ class FeatureSet(Mapping[str, ClipFeatures]):
         try:
             return open_shard(self.shard_path(identifier)).features
         except FileNotFoundError:
-            near = difflib.get_close_matches(identifier, list(self.summaries()), n=3)
+            near = difflib.get_close_matches(identifier, _neighbours(identifier, self.summaries().ids), n=3)
             hint = f"; similar: {', '.join(near)}" if near else ""
             msg = f"no video {identifier!r} in {self.name}{hint}"
             raise KeyError(msg) from None
@@ -266,15 +269,16 @@ class FeatureSet(Mapping[str, ClipFeatures]):
         """Load the index and bring it up to date in memory."""
         return refresh(load_index(self.index_path), self.path / "shards")
 
-    def summaries(self) -> dict[str, ShardSummary]:
-        """Give id -> summary of every readable shard, in the order of ids."""
-        return self.index().summaries()
+    def summaries(self) -> Listing:
+        """Give id -> summary of every readable shard, in the order of ids. Opens only shards that changed."""
+        return self.index().listing
 
-    def save_index(self, sources: Mapping[str, tuple[int, int, str]]) -> None:
+    def save_index(self, sources: Mapping[str, Hint]) -> None:
         """Rewrite the index, adding source hints. Raises `StoreWriteError` if the disk refused."""
+        looked_ns = clock_ns(self.index_path, self.tmp)
         index = self.index()
-        index.sources.update(sources)
-        write_index(index, self.index_path, self.tmp)
+        index.update_sources(sources)
+        write_index(index.settled(looked_ns), self.index_path, self.tmp)
 
     def verify(self, *, full: bool = True) -> Iterator[tuple[Path, ShardError | None]]:
         """Check every shard: yields its path and what is wrong with it, None if nothing is.
@@ -424,6 +428,11 @@ class Store:
 def failure_of(identifier: str, error: VideoError, source: str | None, *, strict: bool) -> FailureRecord:
     """Make the record of a failure that `VideoError` describes."""
     return FailureRecord(identifier, error.code, as_text(error.path), error.evidence, source, strict)
+
+
+def _neighbours(identifier: str, ids: list[str]) -> list[str]:
+    at = bisect_left(ids, identifier)
+    return ids[max(0, at - _NEIGHBOURS) : at + _NEIGHBOURS]
 
 
 def _read_failure(path: Path) -> FailureRecord | None:

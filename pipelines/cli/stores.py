@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ...features.timeline import ClipFeatures
 
 DAY_HOURS = 24.0
+_LINES_AT_ONCE = 1000
 
 
 @click.command(context_settings={"show_default": True})
@@ -68,18 +69,20 @@ def _list_sets(store: Path, *, as_json: bool, quiet: bool) -> None:
 
 
 def _set_summary(item: FeatureSet) -> dict[str, Any]:
-    summaries = item.summaries().values()
-    shapes = sorted({f"{s.num_crops} x {s.dim}" for s in summaries})
+    import numpy as np
+
+    rows = item.summaries().rows
+    shapes = sorted(f"{crops} x {dim}" for crops, dim in np.unique(rows[["num_crops", "dim"]]).tolist())
     return {
         "name": item.name,
         "preset": item.preset,
         "weights": item.weights_name or item.recipe.weights,
-        "videos": len(summaries),
+        "videos": len(rows),
         "failed": len(item.failures()),
-        "clips": sum(s.num_clips for s in summaries),
+        "clips": int(rows["num_clips"].sum()),
         "shape": ", ".join(shapes) or "-",
-        "hours": sum(s.seconds for s in summaries) / 3600,
-        "bytes": sum(s.bytes for s in summaries),
+        "hours": float(rows["seconds"].sum()) / 3600,
+        "bytes": int(rows["bytes"].sum()),
     }
 
 
@@ -90,8 +93,10 @@ def _list_videos(item: FeatureSet, *, as_json: bool, quiet: bool) -> None:
 
     summaries = item.summaries()
     if quiet:
-        for identifier in summaries:
-            click.echo(identifier)
+        ids = summaries.ids
+        # Each `echo` is flushed, which takes longer than all else where there are 100,000.
+        for start in range(0, len(ids), _LINES_AT_ONCE):
+            click.echo("\n".join(ids[start : start + _LINES_AT_ONCE]))
     elif as_json:
         failed = [{"id": f.id, "code": f.code, "path": f.path} for f in item.failures()]
         print_json({"videos": [msgspec.to_builtins(s) for s in summaries.values()], "failed": failed})

@@ -10,19 +10,31 @@ import pytest
 
 from vadx.errors import StoreWriteError
 from vadx.features import index as index_module
-from vadx.features.index import Index, ShardSummary, load_index, write_index
+from vadx.features import store as store_module
+from vadx.features.index import Index, Listing, ShardSummary, load_index, write_index
 from vadx.features.keys import folder_of, key_of
 from vadx.features.store import FeatureSet
 
-from .samples import IDS, SOURCE, publish, write
+from .samples import IDS, SOURCE, make_features, make_shard, publish, write
 
 SEED = 20261122
 OTHER_SOURCE = "f" * 64
 
 
 def settle(feature_set: FeatureSet) -> None:
-    for number, folder in enumerate(sorted((feature_set.path / "shards").iterdir())):
-        os.utime(folder, ns=(0, 10**18 + number))
+    for number, path in enumerate(sorted((feature_set.path / "shards").rglob("*"))):
+        os.utime(path, ns=(0, 10**18 + number))
+
+
+def forged(listing: bytes, hints: bytes = b'"sources":{},') -> bytes:
+    lines = [
+        index_module._head(),
+        listing,
+        index_module._check("listing", listing),
+        hints,
+        index_module._check("sources", hints),
+    ]
+    return b"\n".join([*lines, b""])
 
 
 @pytest.fixture
@@ -54,14 +66,73 @@ def test_only_folders_that_changed_are_read_again(full: FeatureSet, read_again: 
     assert read_again == ["new"]
 
 
-def test_a_folder_that_changed_just_now_is_not_recorded_as_settled(full: FeatureSet, read_again: list[str]) -> None:
+def neighbour_of(identifier: str) -> str:
+    """Give another id whose shard lies in the same folder."""
+    numbers = (f"n{number}" for number in range(100_000))
+    return next(n for n in numbers if folder_of(key_of(n)) == folder_of(key_of(identifier)))
+
+
+def test_in_a_folder_that_changed_only_the_shards_that_are_new_are_read(
+    full: FeatureSet, read_again: list[str]
+) -> None:
     settle(full)
-    publish(full, "new")
     full.save_index({})
-    assert set(load_index(full.index_path).folders) == {folder_of(key_of(i)) for i in IDS}
     read_again.clear()
-    assert "new" in full.summaries()
-    assert read_again == ["new"]
+    new = neighbour_of("a")
+    publish(full, new)
+    assert list(full.summaries()) == sorted([*IDS, new])
+    assert read_again == [new]
+
+
+def test_a_shard_that_was_replaced_by_one_of_the_same_size_is_read_again(
+    full: FeatureSet, read_again: list[str]
+) -> None:
+    settle(full)
+    full.save_index({})
+    size, before = full.shard_path("a").stat().st_size, full.summaries()["a"]
+    path = full.shard_path("a")
+    shard = make_shard("a", make_features(before.num_clips, seed=9, codec="hevc"), recipe_digest=full.digest)
+    assert len(shard) == size
+    read_again.clear()
+    full.publish("a", shard, replace=True)
+    assert full.summaries()["a"] == before
+    assert read_again == [path.stem]
+
+
+def test_a_shard_that_changed_just_now_is_not_recorded(full: FeatureSet, read_again: list[str]) -> None:
+    settle(full)
+    new = neighbour_of("a")
+    publish(full, new)
+    full.save_index({})
+    index = load_index(full.index_path)
+    assert set(index.folders) == {folder_of(key_of(i)) for i in IDS} - {folder_of(new)}
+    assert index.listing.ids == sorted(IDS)
+    read_again.clear()
+    assert list(full.summaries()) == sorted([*IDS, new])
+    assert read_again == [new]
+
+
+def test_what_changes_while_the_index_is_made_is_not_recorded(
+    full: FeatureSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading many shards takes longer than a tick: the clock counts from before the first."""
+    settle(full)
+    looked_ns = 10**18 + 10**12
+    monkeypatch.setattr(store_module, "clock_ns", lambda *_: looked_ns)
+    os.utime(full.shard_path("a"), ns=(0, looked_ns - 10**9))
+    full.save_index({})
+    assert sorted({*IDS} - set(load_index(full.index_path).listing)) == ["a"]
+    os.utime(full.shard_path("a"), ns=(0, looked_ns - 3 * 10**9))
+    full.save_index({})
+    assert load_index(full.index_path).listing.ids == sorted(IDS)
+
+
+def test_a_shard_from_the_future_is_listed(full: FeatureSet) -> None:
+    settle(full)
+    os.utime(full.shard_path("a"), ns=(0, 2**62))
+    full.save_index({})
+    assert list(full.summaries()) == sorted(IDS)
+    assert folder_of("a") not in load_index(full.index_path).folders
 
 
 def test_an_index_that_is_gone_is_made_again(full: FeatureSet) -> None:
@@ -71,12 +142,28 @@ def test_an_index_that_is_gone_is_made_again(full: FeatureSet) -> None:
     full.index_path.unlink()
     assert full.summaries() == truth
     full.save_index({})
-    assert load_index(full.index_path) == Index(full.index().folders, {})
+    again = load_index(full.index_path)
+    assert again.folders == full.index().folders
+    assert again.listing == truth
+    assert again.sources == {}
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"null", b"[]", b"[" * 100_000, b"\xff", b'{"vadx": 1}', b'{"vadx": 1, "folders": [], "sources": {}}'],
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[" * 100_000,
+        b"\xff",
+        b'{"vadx": 1, "folders": [], "sources": {}}',
+        # Whole by their sha256, and wrong all the same.
+        forged(b'"listing":[],'),
+        forged(b'"listing":' + b"[" * 100_000 + b","),
+        forged(b'"listing":{"folders":{},"ids":["a"],"rows":""},'),
+        forged(b'"listing":{"folders":3,"ids":[],"rows":""},'),
+        forged(b'"listing":{"folders":{},"ids":[],"rows":"AAA"},'),
+    ],
 )
 def test_an_index_that_is_damaged_is_made_again(full: FeatureSet, content: bytes) -> None:
     settle(full)
@@ -84,7 +171,7 @@ def test_an_index_that_is_damaged_is_made_again(full: FeatureSet, content: bytes
     full.index_path.write_bytes(content)
     assert full.summaries() == truth
     full.save_index({})
-    assert load_index(full.index_path).summaries() == truth
+    assert load_index(full.index_path).listing == truth
 
 
 def test_a_flipped_bit_in_the_index_never_changes_what_is_listed_or_hinted(full: FeatureSet) -> None:
@@ -100,17 +187,18 @@ def test_a_flipped_bit_in_the_index_never_changes_what_is_listed_or_hinted(full:
         wrong[at] ^= 1 << int(random.integers(8))
         full.index_path.write_bytes(wrong)
         index = full.index()
-        assert index.summaries() == truth, at
+        assert index.listing == truth, at
         assert index.sources in ({}, hints), at
 
 
 def test_an_index_of_another_version_is_not_believed(full: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(full)
-    monkeypatch.setattr(index_module, "INDEX_VERSION", 2)
+    monkeypatch.setattr(index_module, "INDEX_VERSION", index_module.INDEX_VERSION + 1)
     full.save_index({"/v/a.mp4": (1, 2, SOURCE)})
     assert load_index(full.index_path).folders
     monkeypatch.undo()
-    assert load_index(full.index_path) == Index()
+    old = load_index(full.index_path)
+    assert (old.folders, len(old.listing), old.sources) == ({}, 0, {})
 
 
 def test_source_hints_are_kept_and_renewed(feature_set: FeatureSet) -> None:
@@ -129,3 +217,39 @@ def test_writing_the_index_leaves_nothing_and_touches_nothing_in_tmp(full: Featu
 def test_an_index_that_cannot_be_written_is_a_write_error(full: FeatureSet) -> None:
     with pytest.raises(StoreWriteError, match="index"):
         write_index(Index(), full.index_path, full.path / "absent")
+
+
+def test_hints_are_not_parsed_to_list_and_are_kept_as_they_stand(
+    full: FeatureSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(full)
+    hints = {"/v/b.mp4": (1, 2, SOURCE), "/v/\udcff.mp4": (2**40, 2**60, OTHER_SOURCE)}
+    full.save_index(hints)
+    monkeypatch.setattr(index_module, "_parse_hints", lambda *_: pytest.fail("the hints were parsed"))
+    assert list(full) == sorted(IDS)
+    publish(full, "new")
+    full.save_index({})
+    monkeypatch.undo()
+    assert load_index(full.index_path).sources == hints
+
+
+@pytest.mark.parametrize(
+    "line", [b'"sources":[],', b'"sources":{"paths":["a"],"rows":"","sha256":[]},', b"[" * 100_000]
+)
+def test_hints_that_are_damaged_count_as_none(feature_set: FeatureSet, line: bytes) -> None:
+    feature_set.index_path.write_bytes(forged(b'"listing":{"folders":{},"ids":[],"rows":""},', line))
+    assert load_index(feature_set.index_path).hint_lines
+    assert load_index(feature_set.index_path).sources == {}
+
+
+def test_a_listing_is_a_mapping_in_the_order_of_ids(full: FeatureSet) -> None:
+    listing = full.summaries()
+    assert listing.ids == sorted(IDS)
+    assert list(listing.values()) == [listing[identifier] for identifier in sorted(IDS)]
+    assert {s.id: s.num_clips for s in listing.values()} == {name: n + 1 for n, name in enumerate(IDS)}
+    assert "a" in listing
+    assert "a\0" not in listing
+    with pytest.raises(KeyError):
+        listing["zz"]
+    with pytest.raises(ValueError, match="1 ids and 0 rows"):
+        Listing(["a"], listing.rows[:0])
