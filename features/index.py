@@ -3,13 +3,14 @@
 It keeps the modification time of each of the 256 shard folders and of each shard, so that listing a large set opens
 only the shards that changed, and (path, size, mtime) -> sha256 of source videos as a hint that saves hashing.
 
-The file is JSON in five lines, of which a reader parses what it needs: the version; the listing and its sha256; the
-hints and their sha256. Columns of numbers are base64 of little-endian rows, because 100,000 of them parse at once.
+The file is JSON in six lines, of which a reader parses what it needs: the version; the ids, the numbers that belong
+to them, and the sha256 of both lines; the hints and their sha256. Numbers are base64 of little-endian rows, because
+100,000 of those are read at once.
 """
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 import json
 import os
@@ -38,20 +39,19 @@ _RACY_NS = 2_000_000_000
 """A folder or file that changed this shortly before it was looked at may change again within one clock tick."""
 
 _FOLDER = re.compile(r"[0-9a-f]{2}")
-_ROW = np.dtype(
-    [
-        ("folder", "u1"),
-        ("written_ns", "<i8"),
-        ("bytes", "<i8"),
-        ("num_clips", "<i8"),
-        ("num_crops", "<i8"),
-        ("dim", "<i8"),
-        ("num_frames", "<i8"),
-        ("seconds", "<f8"),
-        ("degraded", "?"),
-    ]
-)
+_NUMBERS = {
+    "bytes": "<i8",
+    "num_clips": "<i8",
+    "num_crops": "<i8",
+    "dim": "<i8",
+    "num_frames": "<i8",
+    "seconds": "<f8",
+    "degraded": "?",
+}
+_ROW = np.dtype([("folder", "u1"), ("written_ns", "<i8"), *_NUMBERS.items()])
+_STAMP = ["written_ns", "bytes"]
 _HINT = np.dtype([("bytes", "<i8"), ("mtime_ns", "<i8")])
+_BUFFER_BYTES = 1 << 20
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 Hint = tuple[int, int, str]
@@ -100,6 +100,10 @@ class Listing(Mapping[str, ShardSummary]):
             raise KeyError(identifier)
         return ShardSummary(identifier, *self.rows[at].item()[2:])
 
+    def only(self, keep: NDArray[np.bool_]) -> Listing:
+        """Give the part of it where ``keep (video,)`` is true."""
+        return self if keep.all() else Listing(list(compress(self.ids, keep.tolist())), self.rows[keep])
+
     def values(self) -> ValuesView[ShardSummary]:
         return _Summaries(self)
 
@@ -109,38 +113,31 @@ class _Summaries(ValuesView[ShardSummary]):
     _mapping: Listing
 
     def __iter__(self) -> Iterator[ShardSummary]:
-        for identifier, row in zip(self._mapping.ids, self._mapping.rows.tolist(), strict=True):
-            yield ShardSummary(identifier, *row[2:])
+        rows = self._mapping.rows
+        columns = (rows[name].tolist() for name in _NUMBERS)
+        return map(ShardSummary, self._mapping.ids, *columns)
 
 
 def _empty() -> Listing:
     return Listing([], np.empty(0, _ROW))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Index:
     """``folders``: name -> mtime_ns of those in which nothing changed since ``listing`` was made.
 
-    ``hint_lines`` are the hints and their sha256 as they stand in the file, until `sources` is asked for.
+    ``path`` is the file that it was read from.
     """
 
     folders: dict[str, int] = field(default_factory=dict)
     listing: Listing = field(default_factory=_empty)
-    hint_lines: tuple[bytes, bytes] | None = None
-    _sources: dict[str, Hint] | None = None
+    path: Path | None = None
 
     @property
     def sources(self) -> dict[str, Hint]:
-        """Path of a source video -> its hint. Hints that are damaged count as none."""
-        if self._sources is None:
-            self._sources = _parse_hints(*self.hint_lines) if self.hint_lines else {}
-        return self._sources
-
-    def update_sources(self, hints: Mapping[str, Hint]) -> None:
-        """Add hints, which replace those of the same paths."""
-        if hints:
-            self.sources.update(hints)
-            self.hint_lines = None
+        """Path of a source video -> its hint, read each time. Hints that are damaged count as none."""
+        lines = None if self.path is None else _read_hint_lines(self.path)
+        return _parse_hints(lines[0]) if lines else {}
 
     def settled(self, looked_ns: int) -> Index:
         """Leave out what changed a moment before ``looked_ns``, which must lie before the index was refreshed.
@@ -149,58 +146,70 @@ class Index:
         """
         rows = self.listing.rows
         old = rows["written_ns"] < looked_ns - _RACY_NS
-        moving = {f"{number:02x}" for number in rows["folder"][~old]}
+        moving = {f"{number:02x}" for number in rows["folder"][~old].tolist()}
         folders = {
             name: mtime_ns
             for name, mtime_ns in self.folders.items()
             if mtime_ns < looked_ns - _RACY_NS and name not in moving
         }
-        listing = self.listing if old.all() else Listing(list(compress(self.listing.ids, old)), rows[old])
-        return Index(folders, listing, self.hint_lines, self._sources)
+        return Index(folders, self.listing.only(old), self.path)
 
 
 def load_index(path: Path) -> Index:
-    """Read an index; one that is missing, damaged or of another version counts as empty."""
+    """Read an index without its hints; one that is missing, damaged or of another version counts as empty."""
     try:
-        head, listing, listing_check, *hints = path.read_bytes().split(b"\n")
-        if head != _head() or listing_check != _check("listing", listing) or len(hints) != 3:
-            return Index()
-        raw = json.loads(listing.partition(b":")[2][:-1])
-        rows = np.frombuffer(base64.b64decode(raw["rows"]), _ROW)
-        return Index(dict(raw["folders"]), Listing(raw["ids"], rows), (hints[0], hints[1]))
+        with path.open("rb", buffering=_BUFFER_BYTES) as file:
+            head, names, rows, check = (file.readline() for _ in range(4))
+        if head != _head() or check != _check("listing", names, rows):
+            return Index(path=path)
+        raw = json.loads(_value(names))
+        numbers = np.frombuffer(binascii.a2b_base64(_value(rows)[1:-1]), _ROW)
+        return Index(dict(raw["folders"]), Listing(raw["ids"], numbers), path)
     except (OSError, *_UNREADABLE):
-        return Index()
+        return Index(path=path)
 
 
-def _parse_hints(line: bytes, check: bytes) -> dict[str, Hint]:
-    if check != _check("sources", line):
-        return {}
+def _read_hint_lines(path: Path) -> tuple[bytes, bytes] | None:
+    """Give an index's hints and their sha256 as they stand there, None if they are not whole."""
     try:
-        raw = json.loads(line.partition(b":")[2][:-1])
-        rows = np.frombuffer(base64.b64decode(raw["rows"]), _HINT)
+        with path.open("rb", buffering=_BUFFER_BYTES) as file:
+            head, _names, _rows, _listing_check, hints, check = (file.readline() for _ in range(6))
+    except OSError:
+        return None
+    return (hints, check) if head == _head() and check == _check("sources", hints) else None
+
+
+def _parse_hints(line: bytes) -> dict[str, Hint]:
+    try:
+        raw = json.loads(_value(line))
+        rows = np.frombuffer(binascii.a2b_base64(raw["rows"]), _HINT)
         sizes, mtimes_ns = rows["bytes"].tolist(), rows["mtime_ns"].tolist()
         return dict(zip(raw["paths"], zip(sizes, mtimes_ns, raw["sha256"], strict=True), strict=True))
     except _UNREADABLE:
         return {}
 
 
-def write_index(index: Index, path: Path, tmp: Path) -> None:
-    """Replace the index with one that `Index.settled` gave. Raises `StoreWriteError` if the disk refused."""
-    listing = _line(
-        "listing",
-        {"folders": index.folders, "ids": index.listing.ids, "rows": _as_text(index.listing.rows)},
-    )
-    hints = index.hint_lines
-    if hints is None:
-        sources = sorted(index.sources.items())
-        rows = np.array([hint[:2] for _, hint in sources], _HINT)
-        line = _line(
-            "sources",
-            {"paths": [p for p, _ in sources], "rows": _as_text(rows), "sha256": [hint[2] for _, hint in sources]},
-        )
-        hints = (line, _check("sources", line))
-    lines = [_head(), listing, _check("listing", listing), *hints, b""]
-    publish_bytes(b"\n".join(lines), path, tmp, replace=True)
+def write_index(index: Index, path: Path, tmp: Path, *, hints: Mapping[str, Hint] | None = None) -> None:
+    """Replace the index with one that `Index.settled` gave, keeping the hints there and adding ``hints``.
+
+    Raises
+    ------
+    StoreWriteError
+        if the disk refused.
+    """
+    names = _line("listing", {"folders": index.folders, "ids": index.listing.ids})
+    rows = _line("rows", _as_text(index.listing.rows))
+    kept = _read_hint_lines(path)
+    if hints or kept is None:
+        line = _hint_line({**(_parse_hints(kept[0]) if kept else {}), **(hints or {})})
+        kept = (line, _check("sources", line))
+    publish_bytes(b"".join([_head(), names, rows, _check("listing", names, rows), *kept]), path, tmp, replace=True)
+
+
+def _hint_line(hints: Mapping[str, Hint]) -> bytes:
+    paths = sorted(hints)
+    rows = np.array([hints[path][:2] for path in paths], _HINT)
+    return _line("sources", {"paths": paths, "rows": _as_text(rows), "sha256": [hints[path][2] for path in paths]})
 
 
 def clock_ns(path: Path, tmp: Path) -> int:
@@ -223,21 +232,28 @@ def clock_ns(path: Path, tmp: Path) -> int:
 
 
 def _head() -> bytes:
-    return b'{"vadx":%d,' % INDEX_VERSION
+    return b'{"vadx":%d,\n' % INDEX_VERSION
 
 
-def _line(name: str, value: Mapping[str, Any]) -> bytes:
-    return f'"{name}":{json.dumps(value, separators=(",", ":"))},'.encode("ascii")
+def _line(name: str, value: object) -> bytes:
+    return f'"{name}":{json.dumps(value, separators=(",", ":"))},\n'.encode("ascii")
 
 
-def _check(name: str, line: bytes) -> bytes:
+def _value(line: bytes) -> bytes:
+    return line[line.index(b":") + 1 : -2]
+
+
+def _check(name: str, *lines: bytes) -> bytes:
     # Without it, a flipped bit would be a wrong listing or a wrong hint, not an index to make again.
-    end = b"}" if name == "sources" else b","
-    return b'"%s_sha256":"%s"%s' % (name.encode(), hashlib.sha256(line).hexdigest().encode(), end)
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line)
+    end = "}" if name == "sources" else ","
+    return f'"{name}_sha256":"{digest.hexdigest()}"{end}\n'.encode("ascii")
 
 
 def _as_text(rows: NDArray[np.void]) -> str:
-    return base64.b64encode(rows.tobytes()).decode("ascii")
+    return binascii.b2a_base64(rows.tobytes(), newline=False).decode("ascii")
 
 
 def refresh(index: Index, shards: Path) -> Index:
@@ -251,23 +267,30 @@ def refresh(index: Index, shards: Path) -> Index:
     unchanged = np.zeros(256, np.bool_)
     unchanged[[int(name, 16) for name in folders if name not in changed]] = True
     keep = unchanged[listing.rows["folder"]]
-    added: list[tuple[str, tuple[Any, ...]]] = []
+    added: dict[str, tuple[Any, ...]] = {}
     for name, folder in changed.items():
         number = int(name, 16)
-        known = {key_of(listing.ids[at]): int(at) for at in np.flatnonzero(listing.rows["folder"] == number)}
-        for path, status in _shard_files(folder):
-            at = known.get(path.stem)
-            if at is not None and _is_same(listing.rows[at], status):
+        rows = np.flatnonzero(listing.rows["folder"] == number)
+        known = {f"{key_of(listing.ids[at])}.h5": at for at in rows.tolist()}
+        stamps = dict(zip(rows.tolist(), listing.rows[_STAMP][rows].tolist(), strict=True))
+        for file, status in _shard_files(folder):
+            at = known.get(file)
+            # A shard never changes: another one comes by rename, with a time of its own.
+            if at is not None and stamps[at] == (status.st_mtime_ns, status.st_size):
                 keep[at] = True
-            elif (summary := _read_shard(path)) is not None:
+            elif (summary := _read_shard(folder / file)) is not None:
                 identifier, *numbers = astuple(summary)
-                added.append((identifier, (number, status.st_mtime_ns, *numbers)))
-    if added or not keep.all():
-        ids = [*compress(listing.ids, keep), *(identifier for identifier, _ in added)]
-        rows = np.concatenate([listing.rows[keep], np.array([row for _, row in added], _ROW)])
-        order = sorted(range(len(ids)), key=ids.__getitem__)
-        listing = Listing([ids[at] for at in order], rows[order])
-    return Index(folders, listing, index.hint_lines, index._sources)
+                added[identifier] = (number, status.st_mtime_ns, *numbers)
+    return Index(folders, _merge(listing.only(keep), added), index.path)
+
+
+def _merge(listing: Listing, added: Mapping[str, tuple[Any, ...]]) -> Listing:
+    if not added:
+        return listing
+    ids = [*listing.ids, *sorted(added)]
+    rows = np.concatenate([listing.rows, np.array([added[identifier] for identifier in sorted(added)], _ROW)])
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    return Listing([ids[at] for at in order], rows[order])
 
 
 def _look(index: Index, shards: Path) -> tuple[dict[str, int], dict[str, Path]]:
@@ -289,18 +312,13 @@ def _look(index: Index, shards: Path) -> tuple[dict[str, int], dict[str, Path]]:
     return folders, changed
 
 
-def _shard_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+def _shard_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     # A folder that cannot be read holds nothing that can.
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(".h5"):
                 with suppress(OSError):
-                    yield Path(entry.path), entry.stat(follow_symlinks=False)
-
-
-def _is_same(row: np.void, status: os.stat_result) -> bool:
-    # A shard never changes: another one comes by rename, with a time of its own.
-    return bool(row["written_ns"] == status.st_mtime_ns and row["bytes"] == status.st_size)
+                    yield entry.name, entry.stat(follow_symlinks=False)
 
 
 def _read_shard(path: Path) -> ShardSummary | None:

@@ -108,6 +108,7 @@ class FeatureSet(Mapping[str, ClipFeatures]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._loaded: tuple[tuple[int, int, int] | None, Index] | None = None
         raw = _read_json(path / "recipe.json")
         version = raw.get("vadx")
         if isinstance(version, int) and version > STORE_VERSION:
@@ -142,6 +143,10 @@ class FeatureSet(Mapping[str, ClipFeatures]):
 
     def __repr__(self) -> str:
         return f"FeatureSet({str(self.path)!r})"
+
+    def __reduce__(self) -> tuple[type[FeatureSet], tuple[Path]]:
+        # Without what was loaded: a worker that is handed the set may never list it.
+        return FeatureSet, (self.path,)
 
     def __getitem__(self, identifier: str) -> ClipFeatures:
         """Read one video's features.
@@ -266,8 +271,16 @@ class FeatureSet(Mapping[str, ClipFeatures]):
         return sorted((record for record in records if record is not None), key=lambda r: r.id)
 
     def index(self) -> Index:
-        """Load the index and bring it up to date in memory."""
-        return refresh(load_index(self.index_path), self.path / "shards")
+        """Give the index, brought up to date in memory. Its file is read again only if it is another one."""
+        try:
+            status = self.index_path.stat()
+            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        except OSError:
+            stamp = None
+        # What is kept is what the file says, never what was seen since: a folder may change twice within a tick.
+        if self._loaded is None or stamp is None or stamp != self._loaded[0]:
+            self._loaded = (stamp, load_index(self.index_path))
+        return refresh(self._loaded[1], self.path / "shards")
 
     def summaries(self) -> Listing:
         """Give id -> summary of every readable shard, in the order of ids. Opens only shards that changed."""
@@ -276,9 +289,7 @@ class FeatureSet(Mapping[str, ClipFeatures]):
     def save_index(self, sources: Mapping[str, Hint]) -> None:
         """Rewrite the index, adding source hints. Raises `StoreWriteError` if the disk refused."""
         looked_ns = clock_ns(self.index_path, self.tmp)
-        index = self.index()
-        index.update_sources(sources)
-        write_index(index.settled(looked_ns), self.index_path, self.tmp)
+        write_index(self.index().settled(looked_ns), self.index_path, self.tmp, hints=sources)
 
     def verify(self, *, full: bool = True) -> Iterator[tuple[Path, ShardError | None]]:
         """Check every shard: yields its path and what is wrong with it, None if nothing is.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +27,14 @@ def settle(feature_set: FeatureSet) -> None:
         os.utime(path, ns=(0, 10**18 + number))
 
 
-def forged(listing: bytes, hints: bytes = b'"sources":{},') -> bytes:
-    lines = [
-        index_module._head(),
-        listing,
-        index_module._check("listing", listing),
-        hints,
-        index_module._check("sources", hints),
-    ]
-    return b"\n".join([*lines, b""])
+def forged(names: str, rows: str = "", hints: str = "{}") -> bytes:
+    """Give an index that is whole by its sha256, whatever it holds."""
+    lines = [f'"listing":{names},\n'.encode(), f'"rows":"{rows}",\n'.encode(), f'"sources":{hints},\n'.encode()]
+    listing_check, check = index_module._check("listing", *lines[:2]), index_module._check("sources", lines[2])
+    return b"".join([index_module._head(), *lines[:2], listing_check, lines[2], check])
+
+
+EMPTY = '{"folders":{},"ids":[]}'
 
 
 @pytest.fixture
@@ -157,12 +157,12 @@ def test_an_index_that_is_gone_is_made_again(full: FeatureSet) -> None:
         b"[" * 100_000,
         b"\xff",
         b'{"vadx": 1, "folders": [], "sources": {}}',
-        # Whole by their sha256, and wrong all the same.
-        forged(b'"listing":[],'),
-        forged(b'"listing":' + b"[" * 100_000 + b","),
-        forged(b'"listing":{"folders":{},"ids":["a"],"rows":""},'),
-        forged(b'"listing":{"folders":3,"ids":[],"rows":""},'),
-        forged(b'"listing":{"folders":{},"ids":[],"rows":"AAA"},'),
+        forged("[]"),
+        forged("[" * 100_000),
+        forged('{"folders":{},"ids":["a"]}'),
+        forged('{"folders":3,"ids":[]}'),
+        forged(EMPTY, rows="AAA"),
+        forged(EMPTY, rows="AAAA"),
     ],
 )
 def test_an_index_that_is_damaged_is_made_again(full: FeatureSet, content: bytes) -> None:
@@ -233,13 +233,20 @@ def test_hints_are_not_parsed_to_list_and_are_kept_as_they_stand(
     assert load_index(full.index_path).sources == hints
 
 
-@pytest.mark.parametrize(
-    "line", [b'"sources":[],', b'"sources":{"paths":["a"],"rows":"","sha256":[]},', b"[" * 100_000]
-)
-def test_hints_that_are_damaged_count_as_none(feature_set: FeatureSet, line: bytes) -> None:
-    feature_set.index_path.write_bytes(forged(b'"listing":{"folders":{},"ids":[],"rows":""},', line))
-    assert load_index(feature_set.index_path).hint_lines
+@pytest.mark.parametrize("hints", ["[]", '{"paths":["a"],"rows":"","sha256":[]}', '{"rows":3}', "[" * 100_000])
+def test_hints_that_are_damaged_count_as_none(feature_set: FeatureSet, hints: str) -> None:
+    feature_set.index_path.write_bytes(forged(EMPTY, hints=hints))
     assert load_index(feature_set.index_path).sources == {}
+    feature_set.save_index({"/v/a.mp4": (1, 2, SOURCE)})
+    assert load_index(feature_set.index_path).sources == {"/v/a.mp4": (1, 2, SOURCE)}
+
+
+def test_damage_in_the_listing_does_not_cost_the_hints(full: FeatureSet) -> None:
+    settle(full)
+    full.save_index({"/v/a.mp4": (1, 2, SOURCE)})
+    full.index_path.write_bytes(full.index_path.read_bytes().replace(b'"a"', b'"c"'))
+    index = load_index(full.index_path)
+    assert (index.folders, index.sources) == ({}, {"/v/a.mp4": (1, 2, SOURCE)})
 
 
 def test_a_listing_is_a_mapping_in_the_order_of_ids(full: FeatureSet) -> None:
@@ -253,3 +260,23 @@ def test_a_listing_is_a_mapping_in_the_order_of_ids(full: FeatureSet) -> None:
         listing["zz"]
     with pytest.raises(ValueError, match="1 ids and 0 rows"):
         Listing(["a"], listing.rows[:0])
+
+
+def test_a_set_that_was_listed_notices_what_another_did(full: FeatureSet, read_again: list[str]) -> None:
+    settle(full)
+    other = FeatureSet(full.path)
+    assert list(other) == sorted(IDS)
+    publish(full, "new")
+    assert list(other) == sorted([*IDS, "new"])
+    settle(full)
+    full.save_index({})
+    read_again.clear()
+    assert list(other) == sorted([*IDS, "new"])
+    assert read_again == []
+
+
+def test_a_set_travels_without_what_it_loaded(full: FeatureSet) -> None:
+    before = pickle.dumps(full)
+    list(full)
+    assert pickle.dumps(full) == before
+    assert list(pickle.loads(before)) == list(full)  # noqa: S301  # its own bytes
