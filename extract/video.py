@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 import av
 import av.error
@@ -46,11 +46,12 @@ _FOREIGN = (av.error.FFmpegError, AttributeError, IndexError, ValueError, OSErro
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameBlock:
-    """Consecutive frames of one size.
+    """Consecutive frames of one size, valid until the next block is asked for: consumers copy what they keep.
 
     ``start`` is the index of the first; ``pts_seconds (frame,)`` float64; ``frames (frame, height, width, 3)``
     uint8 RGB; ``damaged (frame,)`` bool. ``native``, where it was asked for, are the decoder's own pictures before
-    their conversion to RGB, None for one that was turned.
+    their conversion to RGB, None for one that was turned. ``frames`` may be read-only, and may lie in memory that
+    the next block is written to.
     """
 
     start: int
@@ -60,8 +61,11 @@ class FrameBlock:
     native: tuple[av.VideoFrame | None, ...] = ()
 
 
+Allocate: TypeAlias = "Callable[[tuple[int, int, int, int]], NDArray[np.uint8]]"
+
+
 class FrameSource(Protocol):
-    """Where frames come from: `VideoReader` here, a pool of processes behind the same three calls later."""
+    """Where frames come from: `VideoReader`, or a process of its own behind the same three calls (`DecodePool`)."""
 
     def __iter__(self) -> Iterator[FrameBlock]:
         """Yield every frame once, in order of presentation."""
@@ -96,7 +100,9 @@ class VideoReader:
 
     After the last frame, iteration raises `VideoError` if `judge` refuses the video, unless ``allow_partial``
     accepts what was decoded. ``strict`` makes FFmpeg's decoder and `judge` tolerate nothing. ``keep_native`` hands out
-    the decoder's own pictures beside the RGB ones.
+    the decoder's own pictures beside the RGB ones. ``allocate`` gives a block's memory, uint8 of the shape
+    ``(frame, height, width, 3)`` that it is called with; the block may fill only the first of these frames. It is
+    called when the one before has been handed out.
 
     Raises
     ------
@@ -113,8 +119,10 @@ class VideoReader:
         allow_partial: bool = False,
         max_pixels: int = MAX_PIXELS,
         keep_native: bool = False,
+        allocate: Allocate | None = None,
     ) -> None:
         self._keep_native = keep_native
+        self._allocate = allocate or _new_memory
         self.path = Path(path)
         self._apply_rotation = rotation == "apply"
         self._strict = strict
@@ -146,7 +154,7 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[FrameBlock]:
         self._progress = progress = DecodeProgress()
-        block = _BlockBuilder()
+        block = _BlockBuilder(self._allocate)
         for image, pts, damaged, native in self._decode(progress):
             if block.is_full_for(image):
                 yield block.take()
@@ -308,37 +316,41 @@ def _rgb(reformatter: VideoReformatter, frame: av.VideoFrame) -> NDArray[np.uint
     return image[..., ::-1] if order == "bgr24" else image
 
 
+def _new_memory(shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    return np.empty(shape, dtype=np.uint8)
+
+
 class _BlockBuilder:
     """Collects frames of one size into a block of bounded memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, allocate: Allocate) -> None:
         self.native: list[av.VideoFrame | None] = []
-        self._images: list[NDArray[np.uint8]] = []
+        self._allocate = allocate
+        self._frames = np.empty((0, 0, 0, 3), dtype=np.uint8)
         self._pts: list[float] = []
         self._damaged: list[bool] = []
         self._start = 0
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._pts)
 
     def is_full_for(self, image: NDArray[np.uint8]) -> bool:
-        if not self._images:
-            return False
-        too_many = len(self) >= _BLOCK_FRAMES or (len(self) + 1) * image.nbytes > _BLOCK_BYTES
-        return too_many or image.shape != self._images[0].shape
+        return len(self) > 0 and (len(self) == len(self._frames) or image.shape != self._frames.shape[1:])
 
     def add(self, index: int, image: NDArray[np.uint8], pts_seconds: float, damaged: bool) -> None:
-        if not self._images:
+        if not len(self):
             self._start = index
-        self._images.append(image)
+            height, width, _ = image.shape
+            num_frames = max(1, min(_BLOCK_FRAMES, _BLOCK_BYTES // image.nbytes))
+            self._frames = self._allocate((num_frames, height, width, 3))
+        self._frames[len(self)] = image
         self._pts.append(pts_seconds)
         self._damaged.append(damaged)
 
     def take(self) -> FrameBlock:
-        block = FrameBlock(
-            self._start, np.array(self._pts), np.stack(self._images), np.array(self._damaged), tuple(self.native)
-        )
-        self._images, self._pts, self._damaged, self.native = [], [], [], []
+        frames = self._frames[: len(self)]
+        block = FrameBlock(self._start, np.array(self._pts), frames, np.array(self._damaged), tuple(self.native))
+        self._pts, self._damaged, self.native = [], [], []
         return block
 
 

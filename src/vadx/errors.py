@@ -67,6 +67,9 @@ CODES: Mapping[str, CodeInfo] = MappingProxyType(
         "VIDEO_DAMAGED": CodeInfo(
             "too many frames are damaged", "copy the file again, or accept it with --allow-partial"
         ),
+        "VIDEO_CRASH": CodeInfo(
+            "the decoder crashed on this file", "convert it with ffmpeg first, or repeat with --retry-failed"
+        ),
         "VIDEO_BAD_CLOCK": CodeInfo(
             "its timestamps jump", "cut it at the jump with ffmpeg, or leave --fps out"
         ),
