@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ..features.recipe import Recipe
     from ..features.timeline import VideoFacts
-    from .engine import Engine
+    from .batches import Batches, Row
     from .flow import FlowEstimator
     from .video import FrameBlock, FrameSource
 
@@ -87,16 +87,27 @@ class ClipInputs:
 class InputStream:
     """Frames of one video in, network inputs of one recipe out, a clip at a time.
 
-    At most one clip's span of frames is held. ``fps`` is the video's own rate, as its header says. ``timeline`` must
-    hold the frames of a block before it is pushed; `damaged` says of each clip whether a damaged frame went into it.
+    At most one clip's span of frames is held, resized, on ``device``, and nothing of a block itself. ``fps`` is the
+    video's own rate, as its header says. ``timeline`` must hold the frames of a block before it is pushed; `damaged`
+    says of each clip whether a damaged frame went into it.
     """
 
-    def __init__(self, recipe: Recipe, estimate_flow: FlowEstimator | None, timeline: Timeline, *, fps: float) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        estimate_flow: FlowEstimator | None,
+        timeline: Timeline,
+        *,
+        fps: float,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.clips: list[Clip] = []
         self.damaged = bytearray()
         self.source_of = array("q")
         self._recipe = recipe
         self._fps = fps
+        # What computes flow takes pictures on the CPU.
+        self._device = torch.device("cpu" if recipe.flow is not None else device)
         self._timeline = timeline
         self._num_items = 0
         self._sampler: ClipSampler[_Item] = ClipSampler(recipe.sampling)
@@ -121,7 +132,7 @@ class InputStream:
         chosen = [
             pair
             for image, own, pts in zip(block.frames, native, block.pts_seconds.tolist(), strict=True)
-            for pair in self._resampler.push((image, own), pts)
+            for pair in self._resampler.push((image.copy(), own), pts)
         ]
         yield from self._take_chosen(chosen)
 
@@ -144,16 +155,24 @@ class InputStream:
     ) -> Tensor:
         """Bring decoded frames ``(n, H, W, 3)`` to the recipe's size: each once, however many clips it goes into."""
         transform = self._recipe.transform
-        how = (transform.kernel, transform.interpolation, transform.pre_resize, transform.resize)
+        how = (transform.kernel, transform.interpolation, transform.pre_resize, transform.resize, self._device)
         shared = self._jpeg is None
         if shared and how in prepared:
             return prepared[how]
-        images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+        decoded = torch.from_numpy(np.ascontiguousarray(frames))
+        images = decoded.permute(0, 3, 1, 2)
+        if self._jpeg is None:
+            # Bytes cross to the device, a quarter of what floats would be, and everything after it happens there.
+            images = images.to(self._device)
         if transform.pre_resize is not None:
             images = resize(images, transform.pre_resize, kernel=transform.kernel)
         if self._jpeg is not None:
             images = self._through_files(self._jpeg, images, native if transform.pre_resize is None else ())
+            images = images.to(self._device)
         images = resize(images, transform.resize, kernel=transform.kernel, interpolation=transform.interpolation)
+        if images.untyped_storage().data_ptr() == decoded.untyped_storage().data_ptr():
+            # The block's memory is its source's, which writes the next block there.
+            images = images.clone()
         if shared:
             prepared[how] = images
         return images
@@ -200,44 +219,64 @@ class InputStream:
         return any(self._timeline.damaged[source] for source in sources)
 
     def _pixels(self, frames: list[Tensor | None], shape: Tensor) -> Tensor:
-        crops = [self._crop(shape if frame is None else frame, blank=frame is None) for frame in frames]
+        transform, flow = self._recipe.transform, self._recipe.flow is not None
+        images = [self._blank(shape) if frame is None else frame for frame in frames]
+        if transform.crop_order is None:
+            # One crop is a view: of each frame no more than that is copied.
+            cropped = torch.stack([crop_frames(image, transform, flow=flow) for image in images], dim=1)
+        else:
+            cropped = crop_frames(torch.stack(images), transform, flow=flow)
+        # (crop, T, C, size, size)
         is_clip = self._recipe.network.temporal == "clip"
-        return torch.stack(crops, dim=2).unsqueeze(1) if is_clip else torch.stack(crops, dim=1)
+        return cropped.transpose(1, 2).unsqueeze(1) if is_clip else cropped
 
-    def _crop(self, image: Tensor, *, blank: bool) -> Tensor:
+    def _blank(self, shape: Tensor) -> Tensor:
+        """Give a black frame, or no motion: what a frame of its own would have been cropped to."""
         flow = self._recipe.flow
-        if blank:
-            # Black, or no motion: what a frame of its own would have been cropped to.
-            image = torch.full_like(image, 0 if flow is None else still_flow(flow))
-        return crop_frames(image, self._recipe.transform, flow=flow is not None)
+        return torch.full_like(shape, 0 if flow is None else still_flow(flow))
 
 
 class ClipStream:
     """Frames of one video in, features of one recipe out.
 
-    `push` and `finish` yield float32 blocks ``(clip, crop, feature)`` in order; `table` describes the clips
-    afterwards. At most one batch of network inputs is held beside what `InputStream` holds.
+    `push` and `finish` hand network inputs to ``batches``, which other videos may share; `ready` gives the clips whose
+    features are there, float32 ``(clip, crop, feature)``, in order. `table` describes the clips afterwards.
     """
 
-    def __init__(self, recipe: Recipe, engine: Engine, timeline: Timeline, *, fps: float) -> None:
+    def __init__(self, recipe: Recipe, batches: Batches, timeline: Timeline, *, fps: float) -> None:
         self._recipe = recipe
         self._timeline = timeline
-        self._inputs = InputStream(recipe, engine.estimate_flow, timeline, fps=fps)
-        self._batcher = _Batcher(engine, average_crops=recipe.transform.crop_mean)
+        engine = batches.engine
+        self._inputs = InputStream(recipe, engine.estimate_flow, timeline, fps=fps, device=engine.device)
+        self._clips = _Clips(batches, average_crops=recipe.transform.crop_mean)
 
-    def push(self, block: FrameBlock, prepared: Prepared | None = None) -> Iterator[NDArray[np.float32]]:
+    @property
+    def waits(self) -> bool:
+        """Whether features are still under way."""
+        return self._clips.wait
+
+    def push(self, block: FrameBlock, prepared: Prepared | None = None) -> None:
         """Take decoded frames; ``prepared`` as in `InputStream.push`."""
         for inputs in self._inputs.push(block, prepared):
-            yield from self._batcher.add(inputs)
+            self._clips.add(inputs)
 
-    def finish(self) -> Iterator[NDArray[np.float32]]:
-        """End the video."""
+    def finish(self) -> None:
+        """End the video. Its last features may wait for others to fill the batch: see `Batches.flush`."""
         for inputs in self._inputs.finish():
-            yield from self._batcher.add(inputs)
-        yield from self._batcher.flush()
+            self._clips.add(inputs)
+
+    def ready(self) -> NDArray[np.float32] | None:
+        """Give the clips that are whole by now and were not given before; None if there are none.
+
+        Raises
+        ------
+        FeatureError
+            if a value is not finite.
+        """
+        return self._clips.ready()
 
     def table(self, facts: VideoFacts) -> ClipTable:
-        """Describe the clips that were yielded.
+        """Describe the clips that were given.
 
         Raises
         ------
@@ -267,65 +306,50 @@ class ClipStream:
         )
 
 
-@dataclass(slots=True)
-class _Row:
-    """One network input's features, once they are there."""
-
-    values: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A clip whose features are on their way: ``rows[crop][input]``."""
-
-    rows: list[list[_Row]]
-
-    @property
-    def is_whole(self) -> bool:
-        return all(row.values is not None for crop in self.rows for row in crop)
-
-
-class _Batcher:
-    """Collects inputs into batches of the engine's one shape, and gives whole clips back in order.
+class _Clips:
+    """One video's clips on their way through the network: rows in batches, whole clips back in order.
 
     A frame that several clips look at goes through the network once.
     """
 
-    def __init__(self, engine: Engine, *, average_crops: bool) -> None:
-        self._engine = engine
+    def __init__(self, batches: Batches, *, average_crops: bool) -> None:
+        self._batches = batches
         self._average_crops = average_crops
-        self._queue: list[tuple[_Row, Tensor, int]] = []
-        self._clips: deque[_Waiting] = deque()
-        self._frames: dict[tuple[int, int], _Row] = {}
+        # clip -> crop -> input
+        self._clips: deque[list[list[Row]]] = deque()
+        self._frames: dict[tuple[int, int], Row] = {}
 
-    def add(self, clip: ClipInputs) -> Iterator[NDArray[np.float32]]:
-        self._clips.append(
-            _Waiting([self._rows(crop, pixels, clip.numbers) for crop, pixels in enumerate(clip.pixels)])
-        )
+    @property
+    def wait(self) -> bool:
+        return bool(self._clips)
+
+    def add(self, clip: ClipInputs) -> None:
+        self._clips.append([self._rows(crop, pixels, clip.numbers) for crop, pixels in enumerate(clip.pixels)])
         self._forget_before(clip.numbers)
-        while len(self._queue) >= self._engine.batch:
-            self._run(self._engine.batch)
-        yield from self._whole_clips()
 
-    def flush(self) -> Iterator[NDArray[np.float32]]:
-        if self._queue:
-            self._run(len(self._queue))
-        yield from self._whole_clips()
+    def ready(self) -> NDArray[np.float32] | None:
+        done = []
+        while self._clips and (values := _values(self._clips[0])) is not None:
+            self._clips.popleft()
+            done.append(values.mean(axis=0, keepdims=True) if self._average_crops else values)
+        if not done:
+            return None
+        block: NDArray[np.float32] = np.stack(done)
+        check_finite(block)
+        return block
 
-    def _rows(self, crop: int, pixels: Tensor, numbers: tuple[int | None, ...]) -> list[_Row]:
+    def _rows(self, crop: int, pixels: Tensor, numbers: tuple[int | None, ...]) -> list[Row]:
         return [
             self._row(crop, image, number)
             for image, number in zip(pixels, numbers or (None,) * len(pixels), strict=True)
         ]
 
-    def _row(self, crop: int, image: Tensor, number: int | None) -> _Row:
-        if number is not None and (number, crop) in self._frames:
-            return self._frames[number, crop]
-        row = _Row()
-        self._queue.append((row, image, crop))
-        if number is not None:
-            self._frames[number, crop] = row
-        return row
+    def _row(self, crop: int, image: Tensor, number: int | None) -> Row:
+        if number is None:
+            return self._batches.add(image, crop)
+        if (number, crop) not in self._frames:
+            self._frames[number, crop] = self._batches.add(image, crop)
+        return self._frames[number, crop]
 
     def _forget_before(self, numbers: tuple[int | None, ...]) -> None:
         """Let go of frames that no later clip can look at: clips begin ever later."""
@@ -333,23 +357,16 @@ class _Batcher:
         for key in [key for key in self._frames if key[0] < first]:
             del self._frames[key]
 
-    def _run(self, count: int) -> None:
-        taken, self._queue = self._queue[:count], self._queue[count:]
-        values = self._engine.run(torch.stack([image for _, image, _ in taken]), [crop for _, _, crop in taken])
-        for (row, _, _), features in zip(taken, values, strict=True):
-            row.values = features
 
-    def _whole_clips(self) -> Iterator[NDArray[np.float32]]:
-        done = []
-        while self._clips and self._clips[0].is_whole:
-            rows = np.array([[row.values for row in crop] for crop in self._clips.popleft().rows])
-            # A mean of one row is that row: clip networks keep their values bit for bit.
-            values = rows[:, 0] if rows.shape[1] == 1 else rows.mean(axis=1)
-            done.append(values.mean(axis=0, keepdims=True) if self._average_crops else values)
-        if done:
-            block: NDArray[np.float32] = np.stack(done)
-            check_finite(block)
-            yield block
+def _values(clip: list[list[Row]]) -> NDArray[np.float32] | None:
+    """Give a clip's features ``(crop, feature)``; None while any of them is under way."""
+    rows = [[row.values for row in crop if row.values is not None] for crop in clip]
+    if any(len(there) < len(crop) for there, crop in zip(rows, clip, strict=True)):
+        return None
+    values = np.array(rows)
+    # A mean of one row is that row: clip networks keep their values bit for bit.
+    averaged: NDArray[np.float32] = values[:, 0] if values.shape[1] == 1 else values.mean(axis=1)
+    return averaged
 
 
 def first_inputs(source: FrameSource, recipe: Recipe, estimate_flow: FlowEstimator | None) -> Tensor | None:

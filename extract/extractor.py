@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import VideoError
 from ..features.timeline import ClipFeatures
+from .batches import Batches
 from .clip_stream import ClipStream, Timeline
 
 if TYPE_CHECKING:
@@ -19,52 +21,88 @@ if TYPE_CHECKING:
     from ..features.recipe import Recipe
     from ..features.timeline import ClipTable
     from .engine import Engine
-    from .video import FrameSource
+    from .video import FrameBlock, FrameSource
 
 
-class SharedExtraction:
-    """Several recipes over one video.
+class VideoPass:
+    """One video's frames on their way into several recipes, a block at a time.
 
-    Iterating yields ``(number of the recipe, block)``, blocks float32 ``(clip, crop, feature)`` in order for each
-    recipe. What goes wrong with one recipe's clips or features ends that recipe alone and stands in `errors`; what
-    is wrong with the video is raised.
+    `advance` takes the next block, `ready` gives what is there by then; ``batches`` may be those of other videos too.
+    What goes wrong with one recipe's clips or features ends that recipe alone and stands in `errors`; what is wrong
+    with the video is raised by `advance`.
 
     ``on_frames`` is told how many frames were decoded so far.
+
+    Attributes
+    ----------
+    waited_seconds
+        how long `advance` waited for frames.
     """
 
     def __init__(
         self,
         source: FrameSource,
-        recipes: Sequence[tuple[Recipe, Engine]],
+        recipes: Sequence[tuple[Recipe, Batches]],
         *,
         on_frames: Callable[[int], None] | None = None,
     ) -> None:
         self.errors: dict[int, VideoError] = {}
+        self.ended = False
+        self.waited_seconds = 0.0
         self._source = source
         self._on_frames = on_frames
         self._timeline = Timeline()
-        fps = source.facts().fps
-        self._streams = [ClipStream(recipe, engine, self._timeline, fps=fps) for recipe, engine in recipes]
+        self._recipes = recipes
+        self._streams: list[ClipStream] = []
+        self._blocks: Iterator[FrameBlock] | None = None
 
-    def __iter__(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        for block in self._source:
-            self._timeline.add(block)
-            prepared: dict[tuple[object, ...], Tensor] = {}
-            for number, stream in self._running():
-                yield from self._guard(number, stream.push(block, prepared))
-            if not any(True for _ in self._running()):
-                return
-            if self._on_frames is not None:
-                self._on_frames(len(self._timeline))
+    @property
+    def waits(self) -> bool:
+        """Whether features are still under way."""
+        return any(stream.waits for _, stream in self._running())
+
+    def advance(self) -> None:
+        """Take the next block of frames, or the video's end: then `ended` is true.
+
+        Raises
+        ------
+        VideoError
+            if the video cannot be used.
+        """
+        started = time.perf_counter()
+        if self._blocks is None:
+            self._blocks = self._begin()
+        block = next(self._blocks, None)
+        self.waited_seconds += time.perf_counter() - started
+        if block is None:
+            self._finish()
+            return
+        self._timeline.add(block)
+        prepared: dict[tuple[object, ...], Tensor] = {}
         for number, stream in self._running():
-            yield from self._guard(number, stream.finish())
+            self._guard(number, stream.push, block, prepared)
+        if not any(True for _ in self._running()):
+            self.ended = True
+        elif self._on_frames is not None:
+            self._on_frames(len(self._timeline))
+
+    def ready(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Give ``(number of the recipe, block)``, float32 ``(clip, crop, feature)``, in order for each recipe."""
+        for number, stream in self._running():
+            try:
+                block = stream.ready()
+            except VideoError as error:
+                self.errors[number] = error
+                continue
+            if block is not None:
+                yield number, block
 
     def fail(self, number: int, error: VideoError) -> None:
         """End one recipe: its consumer cannot use what it was given."""
         self.errors[number] = error
 
     def table(self, number: int) -> ClipTable:
-        """Describe the clips that were yielded for a recipe.
+        """Describe the clips that were given for a recipe.
 
         Raises
         ------
@@ -75,17 +113,52 @@ class SharedExtraction:
             raise self.errors[number]
         return self._streams[number].table(self._source.facts())
 
+    def _begin(self) -> Iterator[FrameBlock]:
+        # Not before the first block is wanted: a video may be opened long before its turn.
+        fps = self._source.facts().fps
+        self._streams = [ClipStream(recipe, batches, self._timeline, fps=fps) for recipe, batches in self._recipes]
+        return iter(self._source)
+
+    def _finish(self) -> None:
+        self.ended = True
+        for number, stream in self._running():
+            self._guard(number, stream.finish)
+
     def _running(self) -> Iterator[tuple[int, ClipStream]]:
         return ((n, stream) for n, stream in enumerate(self._streams) if n not in self.errors)
 
-    def _guard(self, number: int, blocks: Iterator[NDArray[np.float32]]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def _guard(self, number: int, step: Callable[..., None], *arguments: object) -> None:
         try:
-            for block in blocks:
-                yield number, block
-                if number in self.errors:
-                    return
+            step(*arguments)
         except VideoError as error:
             self.errors[number] = error
+
+
+class SharedExtraction:
+    """Several recipes over one video, from its first block to its last.
+
+    Iterating yields ``(number of the recipe, block)`` as `VideoPass.ready` does; the rest is as there.
+    """
+
+    def __init__(
+        self,
+        source: FrameSource,
+        recipes: Sequence[tuple[Recipe, Engine]],
+        *,
+        on_frames: Callable[[int], None] | None = None,
+    ) -> None:
+        self._batches = [Batches(engine) for _, engine in recipes]
+        pairs = [(recipe, batches) for (recipe, _), batches in zip(recipes, self._batches, strict=True)]
+        self._pass = VideoPass(source, pairs, on_frames=on_frames)
+        self.errors, self.fail, self.table = self._pass.errors, self._pass.fail, self._pass.table
+
+    def __iter__(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        while not self._pass.ended:
+            self._pass.advance()
+            yield from self._pass.ready()
+        for batches in self._batches:
+            batches.flush()
+        yield from self._pass.ready()
 
 
 class VideoExtraction:

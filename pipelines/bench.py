@@ -45,8 +45,9 @@ from .bench_report import (
     summarize,
 )
 from .bench_video import SEED, bench_folder
-from .extraction import Job, engines_for, process_video, software_versions
+from .extraction import process_video
 from .inputs import Entry
+from .job import Job, engines_for, software_versions
 from .plan import Overrides, Plan, make_plan
 from .stopping import StopSignals
 

@@ -1,196 +1,393 @@
-"""The unit of work: one video into one shard. Idempotent, so that it may run twice, anywhere, at any time."""
+"""The unit of work: one video into its shards. Idempotent, so that it may run twice, anywhere, at any time.
+
+Several videos are on their way at once: their frames are decoded side by side, their clips share batches, and each is
+stored when its last clip is there.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Self
 
-from ..errors import CODES, VideoError, WeightsError
-from ..extract.engines import DEFAULT_ENGINE
+from ..errors import Stopped, VideoError
+from ..extract.files import check_file
 from ..features.keys import key_of
-from ..features.recipe import Decode, Recipe
+from ..features.recipe import Decode
 from ..features.spool import ClipSpool
-from ..features.store import Decision, FeatureSet, failure_of
+from ..features.store import FeatureSet
+from .job import Job, Outcome, engines_for, software_versions
+from .settling import Result, Task, current_outcome, decide, failed_before, failed_outcome, outcome_of
 from .source import Source
 
 if TYPE_CHECKING:
+    from ..extract.batches import Batches
     from ..extract.engine import Engine
-    from ..extract.extractor import SharedExtraction
-    from ..features.timeline import ClipTable
+    from ..extract.extractor import VideoPass
+    from ..extract.isolate import Decoders
+    from ..extract.video import FrameSource
     from .inputs import Entry
 
-Status = Literal["done", "current", "degraded", "failed"]
-Ticker = Callable[[int], None]
+Ticker = Callable[["Entry", int], None]
+Hint = tuple[int, int, str]
 
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What every video of a run has in common. Picklable; holds no open file and no network.
-
-    ``weights`` is what the network is loaded with; ``batch`` and ``engine`` are fixed, because features are promised
-    bit for bit only for one batch shape and one engine.
-    """
-
-    set_path: Path
-    recipe: Recipe
-    backbone: str
-    weights: str
-    device: str
-    batch: int
-    engine: str = DEFAULT_ENGINE
-    force: bool = False
-    retry_failed: bool = False
-    strict: bool = False
-    allow_partial: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one video.
-
-    ``reason`` says why it was, or was not, worked on; ``notes`` what a person should know of a degraded one.
-    ``seconds`` is the time it took, ``video_seconds`` its own length.
-    """
-
-    id: str
-    path: str
-    status: Status
-    reason: str
-    code: str | None = None
-    message: str | None = None
-    num_frames: int = 0
-    num_clips: int = 0
-    video_seconds: float = 0.0
-    seconds: float = 0.0
-    notes: tuple[str, ...] = ()
-    retriable: bool = False
-    hint: tuple[int, int, str] | None = field(default=None, repr=False)
+_POLL_SECONDS = 0.2
+"""How often a run that waits for frames looks for signals, and for what its other threads have finished."""
 
 
 def process_video(
     entry: Entry,
     jobs: Sequence[Job],
     *,
-    hint: tuple[int, int, str] | None = None,
-    on_frames: Ticker | None = None,
+    hint: Hint | None = None,
+    on_frames: Callable[[int], None] | None = None,
 ) -> list[Outcome]:
     """Do what one video still needs for each job, decoding it once, and say what became of it: an outcome a job.
 
-    Catches `VideoError` only: anything else is a fault of the run or of vadx, and ends the run.
+    Everything happens in this process and thread, one step after another. Catches `VideoError` only: anything else is
+    a fault of the run or of vadx, and ends the run.
     """
-    started = time.perf_counter()
-    source = Source(entry.path, hint)
-    outcomes: dict[int, Outcome] = {}
-    to_do: list[_Task] = []
-    for number, job in enumerate(jobs):
-        feature_set = FeatureSet(job.set_path)
+
+    def tick(_entry: Entry, count: int) -> None:
+        if on_frames is not None:
+            on_frames(count)
+
+    hints = {} if hint is None else {entry: hint}
+    (outcomes,) = process_videos([entry], jobs, hint_of=hints.get, on_frames=tick)
+    return outcomes
+
+
+def process_videos(
+    entries: Iterable[Entry],
+    jobs: Sequence[Job],
+    *,
+    num_decoders: int = 0,
+    hint_of: Callable[[Entry], Hint | None] = lambda _entry: None,
+    on_frames: Ticker | None = None,
+    check: Callable[[], None] = lambda: None,
+    may_start: Callable[[int], bool] = lambda _num_started: True,
+    effort: Effort | None = None,
+) -> Iterator[list[Outcome]]:
+    """Do what each video still needs, as `process_video` does, several of them at once; outcomes as they come.
+
+    Parameters
+    ----------
+    num_decoders
+        processes that decode, a video each. Then the network and what is written also have a thread of their own. 0:
+        nothing happens at once.
+    check
+        is called all the while and may raise `Stopped`; videos that are being stored are then stored first.
+    may_start
+        is asked before a video is begun, with the number of those begun and not yet settled.
+    effort
+        is told what the run waited for.
+    """
+    with InFlight(jobs, num_decoders, on_frames=on_frames, effort=effort or Effort()) as flight:
+        waiting = iter(entries)
+        entry = next(waiting, None)
+        while True:
+            try:
+                check()
+            except Stopped:
+                yield from flight.stored(wait=True)
+                raise
+            if entry is not None and flight.has_room and may_start(flight.num_videos):
+                settled = flight.start(entry, hint_of(entry))
+                entry = next(waiting, None)
+                if settled is not None:
+                    yield settled
+            elif flight.num_videos:
+                yield from flight.step()
+            else:
+                return
+
+
+@dataclass(slots=True)
+class Effort:
+    """Where a run's time went, in seconds.
+
+    Attributes
+    ----------
+    seconds
+        from the first video to the last.
+    network_busy
+        in which the network ran.
+    waited_for_network, waited_for_frames
+        in which nothing else was to be done than to wait for it, or for decoders.
+    """
+
+    seconds: float = 0.0
+    network_busy: float = 0.0
+    waited_for_network: float = 0.0
+    waited_for_frames: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Video:
+    """One video on its way. ``num_left`` counts the passes over it that are not settled."""
+
+    entry: Entry
+    source: Source
+    started: float
+    digest: Future[str]
+    outcomes: dict[int, Outcome]
+    num_left: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Pass:
+    """One decoding of a video, for all tasks that want the same frames."""
+
+    video: _Video
+    tasks: Sequence[Task]
+    engines: Sequence[Engine]
+    source: FrameSource
+    work: VideoPass
+    spools: Sequence[ClipSpool]
+    stack: ExitStack
+    error: VideoError | None = None
+    results: Future[list[Outcome]] | None = field(default=None)
+
+    def keep_ready(self) -> None:
+        """Put clips whose features are there into the spools."""
+        if self.error is not None:
+            return
+        for number, values in self.work.ready():
+            try:
+                self.spools[number].append(values)
+            except VideoError as error:
+                self.work.fail(number, error)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.error is not None or not self.work.waits
+
+
+class InFlight:
+    """Videos between their first byte and their shards. A context manager; what it leaves unfinished, it forgets.
+
+    Memory: for each decoder and one more video, one clip's span of resized frames and the decoder's own blocks; three
+    batches; and of each video the clips that are done, up to the spool's limit.
+    """
+
+    def __init__(self, jobs: Sequence[Job], num_decoders: int, *, on_frames: Ticker | None, effort: Effort) -> None:
+        self._jobs = jobs
+        self._on_frames = on_frames
+        self._effort = effort
+        self._began = time.perf_counter()
+        self._num_decoders = num_decoders
+        self._stack = ExitStack()
+        self._decoders: Decoders | None = None
+        self._batches: dict[int, Batches] = {}
+        self._decoding: list[_Pass] = []
+        self._waiting: list[_Pass] = []
+        self._storing: list[_Pass] = []
+        self._network, self._writer, self._hasher = (
+            self._stack.enter_context(ThreadPoolExecutor(1, name) if num_decoders else _Serial())
+            for name in ("network", "writer", "hasher")
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for thread in (self._hasher, self._network, self._writer):
+            thread.shutdown(wait=False, cancel_futures=True)
+        # What is being stored is stored before its spool goes.
+        self._writer.shutdown()
+        for one in (*self._decoding, *self._waiting, *self._storing):
+            one.video.source.cancel()
+            one.stack.close()
+        self._stack.close()
+        self._effort.seconds += time.perf_counter() - self._began
+        self._effort.network_busy += sum(batches.busy_seconds for batches in self._batches.values())
+        self._effort.waited_for_network += sum(batches.waited_seconds for batches in self._batches.values())
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another video may be begun: one more than there are decoders, so that none waits for its next."""
+        return len(self._decoding) < (self._num_decoders + 1 if self._num_decoders else 1)
+
+    @property
+    def num_videos(self) -> int:
+        """Videos that were begun and are not settled."""
+        return len({id(one.video) for one in (*self._decoding, *self._waiting, *self._storing)})
+
+    def start(self, entry: Entry, hint: Hint | None) -> list[Outcome] | None:
+        """Begin a video; gives its outcomes if nothing is to be done."""
+        started = time.perf_counter()
+        source = Source(entry.path, hint)
+        outcomes: dict[int, Outcome] = {}
+        tasks: list[Task] = []
+        for number, job in enumerate(self._jobs):
+            feature_set = FeatureSet(job.set_path)
+            try:
+                task = Task(number, job, feature_set, decide(job, feature_set, entry, source))
+            except VideoError as error:
+                seconds = time.perf_counter() - started
+                outcomes[number] = failed_outcome(error, entry, source, job, feature_set, seconds)
+                continue
+            if task.decision.verb == "current":
+                outcomes[number] = current_outcome(task, entry, source)
+            elif task.decision.verb == "failed before":
+                outcomes[number] = failed_before(feature_set, entry, source)
+            else:
+                tasks.append(task)
         try:
-            decision = feature_set.action(
-                entry.id,
-                source,
-                force=job.force,
-                retry_failed=job.retry_failed,
+            if tasks:
+                # Before a decoder is busied with it: what is no file at all fails here.
+                check_file(entry.path)
+        except VideoError as error:
+            seconds = time.perf_counter() - started
+            outcomes |= {task.number: outcome_of(entry, source, task, error, seconds) for task in tasks}
+            tasks = []
+        if not tasks:
+            return self._in_order(outcomes)
+        video = _Video(entry, source, started, self._hasher.submit(source.sha256), outcomes)
+        for alike in _decoded_alike(tasks):
+            self._begin_pass(video, alike)
+        return None
+
+    def step(self) -> Iterator[list[Outcome]]:
+        """Do a little: a block of frames, or, where there are none left, the batches that are not full."""
+        for batches in self._batches.values():
+            batches.collect() if self._decoding else batches.flush()
+        if self._decoding:
+            self._advance()
+        for one in (*self._decoding, *self._waiting):
+            one.keep_ready()
+        for one in [one for one in self._waiting if one.is_whole]:
+            self._waiting.remove(one)
+            self._storing.append(one)
+            one.results = self._writer.submit(_store, one)
+        yield from self.stored(wait=not (self._decoding or self._waiting))
+
+    def stored(self, *, wait: bool = False) -> Iterator[list[Outcome]]:
+        """Give the outcomes of videos that were stored, or have failed, since the last call.
+
+        Raises
+        ------
+        StoreWriteError
+            if the disk refused.
+        """
+        # Features must not pile up before a slow disk.
+        enough = 0 if wait else max(2, self._num_decoders)
+        while self._storing:
+            one = self._storing[0]
+            if one.results is None or not (len(self._storing) > enough or one.results.done()):
+                return
+            settled = one.results.result()
+            del self._storing[0]
+            one.stack.close()
+            one.video.outcomes |= {task.number: outcome for task, outcome in zip(one.tasks, settled, strict=True)}
+            one.video.num_left -= 1
+            if not one.video.num_left:
+                yield self._in_order(one.video.outcomes)
+
+    def _in_order(self, outcomes: dict[int, Outcome]) -> list[Outcome]:
+        return [outcomes[number] for number in range(len(self._jobs))]
+
+    def _begin_pass(self, video: _Video, tasks: Sequence[Task]) -> None:
+        from ..extract.extractor import VideoPass
+
+        entry, job = video.entry, tasks[0].job
+        engines = engines_for([task.job for task in tasks], self._jobs)
+        with ExitStack() as stack:
+            reader = self._decoders_of_run().open(
+                entry.path,
+                rotation=job.recipe.decode.rotation,
                 strict=job.strict,
                 allow_partial=job.allow_partial,
             )
+            stack.callback(reader.close)
+            spools = [
+                stack.enter_context(ClipSpool(t.feature_set.tmp, key_of(entry.id), t.job.recipe.dtype)) for t in tasks
+            ]
+            pairs = [(t.job.recipe, self._batches_of(t.number, e)) for t, e in zip(tasks, engines, strict=True)]
+
+            def tick(count: int) -> None:
+                if self._on_frames is not None:
+                    self._on_frames(entry, count)
+
+            work = VideoPass(reader, pairs, on_frames=tick)
+            self._decoding.append(_Pass(video, tasks, engines, reader, work, spools, stack.pop_all()))
+            video.num_left += 1
+
+    def _batches_of(self, number: int, engine: Engine) -> Batches:
+        from ..extract.batches import Batches
+
+        if number not in self._batches:
+            self._batches[number] = Batches(engine, None if isinstance(self._network, _Serial) else self._network)
+        return self._batches[number]
+
+    def _decoders_of_run(self) -> Decoders:
+        from ..extract.clip_stream import wants_native
+        from ..extract.isolate import DecodePool, InlineDecoders
+
+        if self._decoders is None:
+            native = any(wants_native(job.recipe) for job in self._jobs)
+            # The decoder's own pictures cannot leave its process.
+            here = native or not self._num_decoders
+            made: Decoders = InlineDecoders(keep_native=native) if here else DecodePool(self._num_decoders)
+            self._stack.callback(made.close)
+            self._decoders = made
+        return self._decoders
+
+    def _advance(self) -> None:
+        began = time.perf_counter()
+        source = self._decoders_of_run().wait([one.source for one in self._decoding], _POLL_SECONDS)
+        self._effort.waited_for_frames += time.perf_counter() - began
+        one = next((one for one in self._decoding if one.source is source), None)
+        if one is None:
+            return
+        before = one.work.waited_seconds
+        try:
+            one.work.advance()
         except VideoError as error:
-            outcomes[number] = _fail(error, entry, source, job, feature_set, time.perf_counter() - started)
-            continue
-        if decision.verb == "current":
-            # Such as of a disk that was not mounted for a while.
-            feature_set.forget_failure(entry.id)
-            outcomes[number] = Outcome(entry.id, str(entry.path), "current", decision.reason, hint=source.new_hint())
-        elif decision.verb == "failed before":
-            outcomes[number] = _failed_before(feature_set, entry, source)
-        else:
-            to_do.append(_Task(number, job, feature_set, decision))
-    for alike in _decoded_alike(to_do):
-        for task, result in zip(alike, _extract(entry, source, alike, jobs, on_frames), strict=True):
-            outcomes[task.number] = _outcome(entry, source, task, result, time.perf_counter() - started)
-    return [outcomes[number] for number in range(len(jobs))]
+            one.error = error
+        self._effort.waited_for_frames += one.work.waited_seconds - before
+        if one.work.ended or one.error is not None:
+            self._decoding.remove(one)
+            self._waiting.append(one)
+            one.source.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """A job that a video still needs."""
-
-    number: int
-    job: Job
-    feature_set: FeatureSet
-    decision: Decision
-
-
-_Result = tuple["ClipTable", tuple[str, ...]] | VideoError
-"""What was stored, with notes; or why nothing was."""
-
-
-def _decoded_alike(tasks: Sequence[_Task]) -> list[list[_Task]]:
+def _decoded_alike(tasks: Sequence[Task]) -> list[list[Task]]:
     """Group tasks whose recipes want the same decoded frames."""
-    groups: dict[Decode, list[_Task]] = {}
+    groups: dict[Decode, list[Task]] = {}
     for task in tasks:
         groups.setdefault(task.job.recipe.decode, []).append(task)
     return list(groups.values())
 
 
-def _extract(
-    entry: Entry, source: Source, tasks: Sequence[_Task], jobs: Sequence[Job], on_frames: Ticker | None
-) -> list[_Result]:
-    from ..extract.clip_stream import wants_native
-    from ..extract.extractor import SharedExtraction
-    from ..extract.video import VideoReader
-
-    first = tasks[0].job
+def _store(one: _Pass) -> list[Outcome]:
+    """Publish what a pass gave, and say what became of each task. Runs in the writer's thread."""
+    video = one.video
+    results: list[Result]
     try:
-        digest = source.sha256()
-        with ExitStack() as stack:
-            reader = stack.enter_context(
-                VideoReader(
-                    entry.path,
-                    rotation=first.recipe.decode.rotation,
-                    strict=first.strict,
-                    allow_partial=first.allow_partial,
-                    keep_native=any(wants_native(task.job.recipe) for task in tasks),
-                )
-            )
-            spools = [
-                stack.enter_context(ClipSpool(t.feature_set.tmp, key_of(entry.id), t.job.recipe.dtype)) for t in tasks
-            ]
-            engines = engines_for([task.job for task in tasks], jobs)
-            recipes = [task.job.recipe for task in tasks]
-            extraction = SharedExtraction(reader, list(zip(recipes, engines, strict=True)), on_frames=on_frames)
-            for number, values in extraction:
-                try:
-                    spools[number].append(values)
-                except VideoError as error:
-                    extraction.fail(number, error)
-            source.check_unchanged()
-            return [
-                _publish(entry, task, extraction, number, spools[number], engines[number], digest)
-                for number, task in enumerate(tasks)
-            ]
+        if one.error is not None:
+            raise one.error
+        digest = video.digest.result()
+        video.source.check_unchanged()
+        results = [_publish(one, number, digest) for number in range(len(one.tasks))]
     except VideoError as error:
-        return [error for _ in tasks]
+        results = [error for _ in one.tasks]
+    seconds = time.perf_counter() - video.started
+    return [
+        outcome_of(video.entry, video.source, task, result, seconds)
+        for task, result in zip(one.tasks, results, strict=True)
+    ]
 
 
-def _publish(
-    entry: Entry,
-    task: _Task,
-    extraction: SharedExtraction,
-    number: int,
-    spool: ClipSpool,
-    engine: Engine,
-    source_sha256: str,
-) -> _Result:
+def _publish(one: _Pass, number: int, source_sha256: str) -> Result:
+    task, entry = one.tasks[number], one.video.entry
     try:
-        table = extraction.table(number)
-        provenance = {**engine.provenance, **software_versions(task.job.recipe)}
-        shard = spool.finish(entry.id, table, provenance, task.feature_set.digest, source_sha256)
+        table = one.work.table(number)
+        provenance = {**one.engines[number].provenance, **software_versions(task.job.recipe)}
+        shard = one.spools[number].finish(entry.id, table, provenance, task.feature_set.digest, source_sha256)
     except VideoError as error:
         return error
     published = task.feature_set.publish(entry.id, shard, replace=task.decision.verb == "refresh")
@@ -199,113 +396,13 @@ def _publish(
     return table, ()
 
 
-def _outcome(entry: Entry, source: Source, task: _Task, result: _Result, seconds: float) -> Outcome:
-    if isinstance(result, VideoError):
-        return _fail(result, entry, source, task.job, task.feature_set, seconds)
-    table, shard_note = result
-    return Outcome(
-        id=entry.id,
-        path=str(entry.path),
-        status="degraded" if table.facts.is_degraded else "done",
-        reason=task.decision.reason,
-        num_frames=table.facts.num_frames_decoded,
-        num_clips=len(table.frames),
-        video_seconds=float(table.seconds[-1, 1] - table.seconds[0, 0]),
-        seconds=seconds,
-        notes=(*table.facts.degradations(), *shard_note),
-        hint=source.new_hint(),
-    )
+class _Serial(Executor):
+    """Runs what it is given at once, in the caller's thread."""
 
-
-def _fail(
-    error: VideoError, entry: Entry, source: Source, job: Job, feature_set: FeatureSet, seconds: float
-) -> Outcome:
-    # Errors from inside the pipeline do not know which file they are about.
-    told = VideoError(error.code, str(entry.path), error.evidence)
-    info = CODES[told.code]
-    before = feature_set.failure(entry.id)
-    if before is not None and (before.code, before.source) == (told.code, None) and not job.retry_failed:
-        # What has no content cannot be told apart by it.
-        return _failed_before(feature_set, entry, source)
-    digest = None
-    if not info.retriable:
+    def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
         try:
-            digest = source.sha256()
-        except VideoError:
-            digest = None
-        feature_set.record_failure(failure_of(entry.id, told, digest, strict=job.strict))
-    return Outcome(
-        id=entry.id,
-        path=str(entry.path),
-        status="failed",
-        reason="tried",
-        code=told.code,
-        message=str(told),
-        seconds=seconds,
-        retriable=info.retriable,
-        hint=source.new_hint(),
-    )
-
-
-def _failed_before(feature_set: FeatureSet, entry: Entry, source: Source) -> Outcome:
-    record = feature_set.failure(entry.id)
-    if record is None:
-        msg = f"the failure record of {entry.id} vanished while it was read"
-        raise RuntimeError(msg)
-    told = VideoError(record.code, str(entry.path), record.evidence)
-    return Outcome(entry.id, str(entry.path), "failed", "failed before", record.code, str(told), hint=source.new_hint())
-
-
-def _engine_key(job: Job) -> tuple[str, ...]:
-    return (job.recipe.digest, job.backbone, job.weights, job.device, str(job.batch), job.engine)
-
-
-_engines: dict[tuple[str, ...], Engine] = {}
-
-
-def engines_for(jobs: Sequence[Job], run: Sequence[Job] = ()) -> list[Engine]:
-    """Give this process's engines for jobs; a network is loaded once, when the first video needs it.
-
-    Those of ``run``, all jobs of the run, are kept.
-
-    Raises
-    ------
-    WeightsError
-        if the weights are missing, or are no longer those of the recipe.
-    """
-    from ..extract.library import load_backbone, make_engine
-
-    wanted = [_engine_key(job) for job in jobs]
-    for key in _engines.keys() - {_engine_key(job) for job in (*jobs, *run)}:
-        # A device's memory need not hold the networks of another run.
-        del _engines[key]
-    for key, job in zip(wanted, jobs, strict=True):
-        if key in _engines:
-            continue
-        loaded = load_backbone(job.backbone, job.weights, device=job.device, switches=job.recipe.network.switches)
-        if loaded.weights_sha256 != job.recipe.weights:
-            msg = f"the weights {job.weights} changed while the run was going on; start it again"
-            raise WeightsError(msg)
-        _engines[key] = make_engine(loaded, job.recipe, device=job.device, batch=job.batch, engine=job.engine)
-    return [_engines[key] for key in wanted]
-
-
-@lru_cache(maxsize=16)
-def _versions(names: tuple[str, ...]) -> dict[str, str]:
-    return {name: version(name) for name in names}
-
-
-def software_versions(recipe: Recipe | None = None) -> dict[str, str]:
-    """Give the versions of what computes features, a recipe's own libraries among them, which a shard records."""
-    import av
-
-    names = ["vadx", "torch", "torchvision", "av", "numpy", "h5py", "pillow"]
-    names += ["timm"] if recipe is not None and recipe.network.name.startswith("tsn:timm/") else []
-    found = _versions(tuple(names)) | {"ffmpeg": str(av.ffmpeg_version_info)}
-    flow = None if recipe is None else recipe.flow
-    if flow is not None and flow.method in ("tvl1", "farneback"):
-        import cv2
-
-        # Four packages carry it, under as many names.
-        found["opencv"] = str(cv2.__version__)
-    return found
+            future.set_result(function(*args, **options))
+        except Exception as error:  # noqa: BLE001  # whoever asks for the result is given it
+            future.set_exception(error)
+        return future

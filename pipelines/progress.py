@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from rich.progress import TaskID
 
-    from .extraction import Outcome
     from .inputs import Entry
+    from .job import Outcome
 
 PLAIN_LINE_SECONDS = 30.0
 

@@ -8,7 +8,6 @@ import secrets
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,8 @@ from ..errors import StoreWriteError, VadxError
 from ..features.index import load_index
 from ..features.keys import as_text
 from ..features.store import FeatureSet
-from .extraction import Outcome, process_video
+from .extraction import Effort, process_videos
+from .job import Outcome
 from .progress import StartEvent, SummaryEvent, Tally, video_event
 from .source import Source
 from .stopping import StopSignals
@@ -26,8 +26,8 @@ from .stopping import StopSignals
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from .extraction import Job
     from .inputs import Entry
+    from .job import Job
     from .progress import Display
 
 log = logging.getLogger(__name__)
@@ -118,6 +118,7 @@ def run_videos(
     *,
     display: Display,
     limit: int | None = None,
+    num_decoders: int = 0,
     emit: Callable[[bytes], Any] = lambda _line: None,
 ) -> None:
     """Do what every video still needs, each decoded once for all feature sets.
@@ -137,12 +138,15 @@ def run_videos(
         emit(run.log.write(_start(run)))
     new_hints: dict[str, tuple[int, int, str]] = {}
     exit_code = 1
+    effort = Effort()
     # A video's line on the display is its worst: how many frames were decoded does not depend on the sets.
     shown = Tally(len(entries) + len(colliding))
     display.start(entries)
     with StopSignals() as stop:
         try:
-            for outcomes in _outcomes(entries, colliding, [run.job for run in runs], hints, display, stop, limit):
+            for outcomes in _outcomes(
+                entries, colliding, [run.job for run in runs], hints, display, stop, limit, num_decoders, effort
+            ):
                 for run, outcome in zip(runs, outcomes, strict=True):
                     run.tally.outcomes.append(outcome)
                     if outcome.hint is not None:
@@ -190,23 +194,36 @@ def _outcomes(
     display: Display,
     stop: StopSignals,
     limit: int | None,
+    num_decoders: int,
+    effort: Effort,
 ) -> Iterator[list[Outcome]]:
     for entry in colliding:
         yield [collision_outcome(entry) for _ in jobs]
-
-    def on_frames(entry: Entry, count: int) -> None:
-        stop.check()
-        display.frames(entry, count)
-
-    worked_on = 0
-    for entry in entries:
-        stop.check()
-        if limit is not None and worked_on >= limit:
-            return
-        hint = hints.get(str(entry.path.absolute()))
-        outcomes = process_video(entry, jobs, hint=hint, on_frames=partial(on_frames, entry))
-        worked_on += any(_was_work(outcome) for outcome in outcomes)
+    allowance = _Allowance(limit)
+    for outcomes in process_videos(
+        entries,
+        jobs,
+        num_decoders=num_decoders,
+        hint_of=lambda entry: hints.get(str(entry.path.absolute())),
+        on_frames=display.frames,
+        check=stop.check,
+        may_start=allowance.covers,
+        effort=effort,
+    ):
+        allowance.spent += any(_was_work(outcome) for outcome in outcomes)
         yield outcomes
+
+
+@dataclass(slots=True)
+class _Allowance:
+    """How many videos may be worked on, None for all, and how many were."""
+
+    limit: int | None
+    spent: int = 0
+
+    def covers(self, num_begun: int) -> bool:
+        """Whether one more may be begun, if each of those begun is work."""
+        return self.limit is None or self.spent + num_begun < self.limit
 
 
 def _was_work(outcome: Outcome) -> bool:

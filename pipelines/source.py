@@ -13,6 +13,8 @@ from ..extract.files import check_file
 _RACY_NS = 2_000_000_000
 """A file that changed this shortly before it was hashed may change again within one tick of the clock."""
 
+_PART_BYTES = 1 << 20
+
 
 @dataclass(slots=True)
 class Source:
@@ -25,6 +27,7 @@ class Source:
     hint: tuple[int, int, str] | None = None
     _digest: str | None = field(default=None, repr=False)
     _stat: tuple[int, int] | None = field(default=None, repr=False)
+    _cancelled: bool = field(default=False, repr=False)
 
     def sha256(self) -> str:
         """Give the sha256 of the bytes, from the hint where size and time still fit.
@@ -41,11 +44,23 @@ class Source:
                 self._digest = self.hint[2]
             else:
                 try:
-                    with self.path.open("rb") as file:
-                        self._digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    self._digest = self._hashed()
                 except OSError as error:
                     raise VideoError("VIDEO_UNREADABLE", str(self.path), error.strerror or str(error)) from error
         return self._digest
+
+    def cancel(self) -> None:
+        """Let a `sha256` that another thread waits for end at once, with ``VIDEO_UNREADABLE``."""
+        self._cancelled = True
+
+    def _hashed(self) -> str:
+        digest, part = hashlib.sha256(), memoryview(bytearray(_PART_BYTES))
+        with self.path.open("rb", buffering=0) as file:
+            while num_bytes := file.readinto(part):
+                digest.update(part[:num_bytes])
+                if self._cancelled:
+                    raise VideoError("VIDEO_UNREADABLE", str(self.path), "the run ended while it was read")
+        return digest.hexdigest()
 
     def check_unchanged(self) -> None:
         """Raise `VideoError` ``VIDEO_CHANGED_DURING_READ`` if the file is not the one that `sha256` saw."""

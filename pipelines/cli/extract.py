@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...features.store import FeatureSet
-    from ..extraction import Job
     from ..inputs import Inputs
+    from ..job import Job
     from ..plan import Overrides, Plan
     from ..progress import Tally
     from ..run import JobRun
@@ -231,7 +231,7 @@ def make_job(plan: Plan, feature_set: FeatureSet, options: dict[str, Any]) -> Jo
     from ...extract.backbones import find_backbone
     from ...extract.engine import DEFAULT_BATCH, pick_device
     from ...extract.engines import choose_engine
-    from ..extraction import Job
+    from ..job import Job
 
     device = pick_device(options["device"])
     default = DEFAULT_BATCH[device.type, find_backbone(plan.backbone).frame_wise]

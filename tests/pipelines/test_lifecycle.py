@@ -379,7 +379,7 @@ class TestInputs:
         ran = vadx_here(*TINY, "a.mp4", "absent.mp4", "--out", "store", "--json")
         assert ran.code == 3
         assert statuses(ran) == {"a": "done", "absent": "failed"}
-        assert [line.get("code") for line in events(ran, "video")] == [None, "VIDEO_MISSING"]
+        assert {line["id"]: line.get("code") for line in events(ran, "video")} == {"a": None, "absent": "VIDEO_MISSING"}
 
 
 def test_ids_that_cannot_be_told_apart_fail_and_the_rest_runs(

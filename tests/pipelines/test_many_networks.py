@@ -228,7 +228,7 @@ def test_networks_are_loaded_once_though_videos_need_different_ones(
     videos: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vadx.extract import library
-    from vadx.pipelines import extraction
+    from vadx.pipelines import job
 
     tiny = ("--backbone", "tiny", "--weights", "random")
     half = videos / "Normal"
@@ -241,7 +241,7 @@ def test_networks_are_loaded_once_though_videos_need_different_ones(
         return original(name, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(library, "load_backbone", spy)
-    monkeypatch.setattr(extraction, "_engines", {})
+    monkeypatch.setattr(job, "_engines", {})
     assert vadx_here("extract", "--backbone", "tiny-frames", *tiny, videos, "-o", "s").code == 0
     assert sorted(loads) == ["tiny", "tiny-frames"]
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
 import socket
 import time
@@ -31,13 +30,13 @@ def video(tmp_path: Path) -> Path:
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
-    really = hashlib.file_digest
+    really = Source._hashed
 
-    def count(file: io.BufferedReader, name: str) -> object:
-        names.append(file.name)
-        return really(file, name)
+    def count(source: Source) -> str:
+        names.append(str(source.path))
+        return really(source)
 
-    monkeypatch.setattr(hashlib, "file_digest", count)
+    monkeypatch.setattr(Source, "_hashed", count)
     return names
 
 
@@ -163,7 +162,14 @@ def test_a_read_error_is_a_video_error(video: Path, monkeypatch: pytest.MonkeyPa
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(hashlib, "file_digest", fail)
+    monkeypatch.setattr(Source, "_hashed", fail)
     with pytest.raises(VideoError, match="Input/output error") as caught:
         Source(video).sha256()
     assert caught.value.code == "VIDEO_UNREADABLE"
+
+
+def test_hashing_ends_when_it_is_cancelled(video: Path) -> None:
+    source = Source(video)
+    source.cancel()
+    with pytest.raises(VideoError, match="the run ended"):
+        source.sha256()
