@@ -1,4 +1,4 @@
-"""The time axis and everything at rest: recipes, shards, stores. Needs numpy and h5py alone, loaded on first use."""
+"""The time axis and everything at rest: recipes, shards, stores, bags. Needs only numpy and h5py, on first use."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .bag_file import Bag
     from .recipe import Recipe
     from .store import FeatureSet, Store
     from .timeline import Clip, ClipFeatures, concatenate
 
-__all__ = ["Clip", "ClipFeatures", "FeatureSet", "Recipe", "Store", "concatenate"]
+__all__ = ["Bag", "Clip", "ClipFeatures", "FeatureSet", "Recipe", "Store", "concatenate"]
 
 _HOMES = {
+    "Bag": "bag_file",
     "Clip": "timeline",
     "ClipFeatures": "timeline",
     "FeatureSet": "store",

@@ -197,7 +197,7 @@ def write_index(index: Index, path: Path, tmp: Path, *, hints: Mapping[str, Hint
     StoreWriteError
         if the disk refused.
     """
-    names = _line("listing", {"folders": index.folders, "ids": index.listing.ids})
+    names = _line("listing", {"folders": dict(sorted(index.folders.items())), "ids": index.listing.ids})
     rows = _line("rows", _as_text(index.listing.rows))
     kept = _read_hint_lines(path)
     if hints or kept is None:
@@ -298,7 +298,7 @@ def _look(index: Index, shards: Path) -> tuple[dict[str, int], dict[str, Path]]:
     folders: dict[str, int] = {}
     changed: dict[str, Path] = {}
     with suppress(FileNotFoundError, NotADirectoryError):
-        for folder in sorted(shards.iterdir()):
+        for folder in shards.iterdir():
             if not _FOLDER.fullmatch(folder.name):
                 continue
             try:

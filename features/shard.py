@@ -247,8 +247,8 @@ def read_outline(path: Path) -> ShardOutline:
     """Read a shard's id, shape and facts. Raises as `open_shard`."""
     header = read_header(path)
     with _image(path) as file:
-        shape = _checked_dataset(path, file, "features").shape
-        seconds = _checked_dataset(path, file, "seconds")
+        shape = _own_dataset(path, file, "features").shape
+        seconds = _own_dataset(path, file, "seconds")
         span = float(seconds[-1, 1] - seconds[0, 0]) if shape[0] else 0.0
         attributes = dict(file.attrs)
         outline = ShardOutline(str(attributes["id"]), shape, span, _facts(attributes), header)
@@ -284,7 +284,7 @@ _KINDS = {"features": "f", "frames": "i", "seconds": "f", "damaged": "b"}
 
 
 def _read_image(path: Path, file: h5py.File) -> tuple[str, ClipFeatures]:
-    datasets = {name: _checked_dataset(path, file, name) for name in _DATASETS}
+    datasets = {name: _own_dataset(path, file, name) for name in _DATASETS}
     arrays = {name: dataset[()] for name, dataset in datasets.items()}
     attributes = dict(file.attrs)
     provenance = json.loads(str(attributes["provenance"]))
@@ -300,13 +300,24 @@ def _read_image(path: Path, file: h5py.File) -> tuple[str, ClipFeatures]:
     return str(attributes["id"]), features
 
 
-def _checked_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
+def _own_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
+    return checked_dataset(path, file, name, kind=_KINDS[name], num_axes=len(_DATASETS[name]))
+
+
+def checked_dataset(path: Path, file: h5py.File, name: str, *, kind: str, num_axes: int) -> h5py.Dataset:
+    """Give a data set of which nothing lies outside the file at ``path``. ``kind`` is numpy's letter for its type.
+
+    Raises
+    ------
+    ShardError
+        if it is missing, of another type, or a link, external storage, a virtual data set or behind an unknown filter.
+    """
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise ShardError(str(path), "structure", f"{name} is missing or a link to somewhere else")
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
         raise ShardError(str(path), "structure", f"{name} is stored outside the file")
-    if dataset.dtype.kind != _KINDS[name] or dataset.ndim != len(_DATASETS[name]):
+    if dataset.dtype.kind != kind or dataset.ndim != num_axes:
         raise ShardError(str(path), "structure", f"{name} has type {dataset.dtype} and shape {dataset.shape}")
     plist = dataset.id.get_create_plist()
     filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}

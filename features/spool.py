@@ -1,4 +1,4 @@
-"""Clip values on their way into a shard: in memory while they are few, in a file of raw blocks when they are many."""
+"""Values on their way into an HDF5 image: in memory while they are few, in a file of raw blocks when they are many."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .shard import HEADER_BYTES, MEMORY_IMAGE_BYTES, ClipBlock, build_shard, ima
 from .timeline import ClipFeatures, check_finite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -33,22 +33,22 @@ _IMAGE_OVERHEAD = 1.02
 _IMAGE_OVERHEAD_BYTES = 4 << 20
 
 
-class ClipSpool:
-    """Takes blocks ``(clip, crop, feature)`` in order, and makes a shard of them.
+class RawSpool:
+    """Takes blocks of equal rows, in order, for an HDF5 image that is made when all are there.
 
     Holds at most ``memory_bytes`` of values; more go to a file in ``tmp``. Use as a context manager: what it left in
     ``tmp`` is gone afterwards.
     """
 
-    def __init__(self, tmp: Path, key: str, dtype: str, *, memory_bytes: int = MEMORY_IMAGE_BYTES) -> None:
-        self._tmp, self._key, self._dtype = tmp, key, np.dtype(dtype)
+    def __init__(self, tmp: Path, name: str, dtype: str, *, memory_bytes: int = MEMORY_IMAGE_BYTES) -> None:
+        self._tmp, self._name, self._dtype = tmp, name, np.dtype(dtype)
         self._memory_bytes = memory_bytes
-        self._blocks: list[NDArray[Any]] = []
         self._num_bytes = 0
-        self._shape: tuple[int, int, int] = (0, 0, 0)
         self._path: Path | None = None
         self._file: BinaryIO | None = None
         self._image: Path | None = None
+        self.blocks: list[NDArray[Any]] = []
+        """What is held in memory: everything, unless `is_on_disk`."""
 
     def __enter__(self) -> Self:
         return self
@@ -62,6 +62,69 @@ class ClipSpool:
             if path is not None:
                 with suppress(OSError):
                     path.unlink()
+
+    @property
+    def is_on_disk(self) -> bool:
+        return self._file is not None
+
+    def put(self, block: NDArray[Any]) -> None:
+        """Take the next rows. Raises `StoreWriteError` if the disk refused."""
+        self._num_bytes += block.nbytes
+        self.blocks.append(block)
+        if self._file is not None or self._num_bytes > self._memory_bytes:
+            self._spill()
+
+    def build_image(self, order: Mapping[str, Any], tables: Mapping[str, NDArray[Any]]) -> Path:
+        """Have a process of its own write the image of a spool that is on disk; gives the file, in ``tmp``.
+
+        ``order`` names the ``kind`` of image, one of `_FILLERS`, the ``shape`` of all values and what else the filler
+        needs; ``tables`` are the image's small arrays.
+
+        Raises
+        ------
+        StoreWriteError
+            if the disk refused.
+        """
+        self._image = temporary_name(self._tmp, self._name)
+        stored = temporary_name(self._tmp, f"{self._name}.tables")
+        needed = int(self._num_bytes * _IMAGE_OVERHEAD) + _IMAGE_OVERHEAD_BYTES
+        needed += sum(table.nbytes for table in tables.values())
+        paths = {"values": str(self._path), "tables": str(stored), "image": str(self._image)}
+        try:
+            if self._file is not None:
+                self._file.close()
+            with stored.open("xb") as file:
+                # numpy's stub takes any array by keyword for `allow_pickle`.
+                np.savez(file, **tables)  # type: ignore[arg-type]
+            _run_child({**order, **paths, "dtype": self._dtype.name, "bytes": needed}, self._image, needed)
+        except StoreWriteError:
+            raise
+        except OSError as error:
+            raise write_error(error, self._image, needed) from error
+        finally:
+            with suppress(OSError):
+                stored.unlink()
+        return self._image
+
+    def _spill(self) -> None:
+        try:
+            if self._file is None:
+                self._path = temporary_name(self._tmp, f"{self._name}.values")
+                self._file = self._path.open("xb")
+            for block in self.blocks:
+                self._file.write(np.ascontiguousarray(block).data)
+            self.blocks = []
+        except OSError as error:
+            raise write_error(error, self._path or self._tmp, self._num_bytes) from error
+
+
+class ClipSpool(RawSpool):
+    """Takes blocks ``(clip, crop, feature)`` in order, and makes a shard of them."""
+
+    def __init__(self, tmp: Path, key: str, dtype: str, *, memory_bytes: int = MEMORY_IMAGE_BYTES) -> None:
+        super().__init__(tmp, key, dtype, memory_bytes=memory_bytes)
+        self._key = key
+        self._shape: tuple[int, int, int] = (0, 0, 0)
 
     def append(self, values: NDArray[np.floating]) -> None:
         """Take the next clips.
@@ -78,10 +141,7 @@ class ClipSpool:
             block = values.astype(self._dtype, copy=False)
         check_finite(block)
         self._shape = (self._shape[0] + block.shape[0], block.shape[1], block.shape[2])
-        self._num_bytes += block.nbytes
-        self._blocks.append(block)
-        if self._file is not None or self._num_bytes > self._memory_bytes:
-            self._spill()
+        self.put(block)
 
     def finish(
         self,
@@ -98,9 +158,9 @@ class ClipSpool:
         StoreWriteError
             if the disk refused.
         """
-        if self._file is None:
+        if not self.is_on_disk:
             features = ClipFeatures(
-                np.concatenate(self._blocks),
+                np.concatenate(self.blocks),
                 table.frames,
                 table.seconds,
                 table.damaged,
@@ -109,57 +169,18 @@ class ClipSpool:
                 dict(provenance),
             )
             return build_shard(identifier, self._key, features, recipe_digest, source_sha256)
-        try:
-            self._file.close()
-        except OSError as error:
-            raise write_error(error, self._path or self._tmp, self._num_bytes) from error
-        return self._build_on_disk(identifier, table, provenance, recipe_digest, source_sha256)
-
-    def _spill(self) -> None:
-        try:
-            if self._file is None:
-                self._path = temporary_name(self._tmp, f"{self._key}.values")
-                self._file = self._path.open("xb")
-            for block in self._blocks:
-                self._file.write(np.ascontiguousarray(block).data)
-            self._blocks = []
-        except OSError as error:
-            raise write_error(error, self._path or self._tmp, self._num_bytes) from error
-
-    def _build_on_disk(
-        self,
-        identifier: str,
-        table: ClipTable,
-        provenance: Mapping[str, str | int],
-        recipe_digest: str,
-        source_sha256: str,
-    ) -> Path:
-        self._image = temporary_name(self._tmp, self._key)
-        tables = temporary_name(self._tmp, f"{self._key}.tables")
-        attributes = image_attributes(table.facts, table.num_padded_frames, provenance, recipe_digest)
-        needed = int(self._num_bytes * _IMAGE_OVERHEAD) + _IMAGE_OVERHEAD_BYTES
         order = {
-            "values": str(self._path),
-            "tables": str(tables),
-            "image": str(self._image),
+            "kind": "shard",
             "id": identifier,
             "shape": self._shape,
-            "dtype": self._dtype.name,
-            "attributes": attributes,
-            "bytes": needed,
+            "attributes": image_attributes(table.facts, table.num_padded_frames, provenance, recipe_digest),
         }
+        tables = {"frames": table.frames, "seconds": table.seconds, "damaged": table.damaged}
+        image = self.build_image(order, tables)
         try:
-            with tables.open("xb") as file:
-                np.savez(file, frames=table.frames, seconds=table.seconds, damaged=table.damaged)
-            _run_child(order, self._image, needed)
-            return _certify(self._image, self._key, recipe_digest, source_sha256)
-        except StoreWriteError:
-            raise
+            return _certify(image, self._key, recipe_digest, source_sha256)
         except OSError as error:
-            raise write_error(error, self._image, needed) from error
-        finally:
-            with suppress(OSError):
-                tables.unlink()
+            raise write_error(error, image, self._num_bytes) from error
 
 
 def _run_child(order: Mapping[str, Any], image: Path, num_bytes: int) -> None:
@@ -192,30 +213,55 @@ def _certify(image: Path, key: str, recipe_digest: str, source_sha256: str) -> P
 
 def _write_ordered(order: Mapping[str, Any]) -> None:
     """Write the image that an order describes. Runs in a process of its own, which a full disk may crash."""
-    shape = tuple(order["shape"])
     image = Path(order["image"])
-    values = np.memmap(order["values"], dtype=order["dtype"], mode="r", shape=shape)
-    with np.load(order["tables"]) as tables:
-        frames, seconds, damaged = tables["frames"], tables["seconds"], tables["damaged"]
-
-    def blocks() -> Iterator[ClipBlock]:
-        for start in range(0, shape[0], _BLOCK_CLIPS):
-            rows = slice(start, start + _BLOCK_CLIPS)
-            yield ClipBlock(values[rows], frames[rows], seconds[rows], damaged[rows])
-
-    with h5py.File(image, "w", libver=("v110", "v110"), userblock_size=HEADER_BYTES, locking=False) as file:
+    fill, userblock_bytes = _FILLERS[order["kind"]]
+    values = np.memmap(order["values"], dtype=order["dtype"], mode="r", shape=tuple(order["shape"]))
+    with np.load(order["tables"]) as loaded:
+        tables = dict(loaded)
+    with h5py.File(image, "w", libver=("v110", "v110"), userblock_size=userblock_bytes, locking=False) as file:
         # HDF5 truncates what it creates, so the room is reserved behind its back, before the first value.
         descriptor = os.open(image, os.O_WRONLY)
         try:
             preallocate(descriptor, order["bytes"])
         finally:
             os.close(descriptor)
-        write_image(
-            file, blocks(), identifier=order["id"], shape=shape, dtype=order["dtype"], attributes=order["attributes"]
-        )
+        fill(file, values, tables, order)
         file.flush()
         num_bytes = file.id.get_filesize()
     os.truncate(image, num_bytes)
+
+
+def _fill_shard(
+    file: h5py.File, values: NDArray[Any], tables: Mapping[str, NDArray[Any]], order: Mapping[str, Any]
+) -> None:
+    def blocks() -> Iterator[ClipBlock]:
+        for start in range(0, len(values), _BLOCK_CLIPS):
+            rows = slice(start, start + _BLOCK_CLIPS)
+            yield ClipBlock(values[rows], tables["frames"][rows], tables["seconds"][rows], tables["damaged"][rows])
+
+    write_image(
+        file,
+        blocks(),
+        identifier=order["id"],
+        shape=values.shape,
+        dtype=order["dtype"],
+        attributes=order["attributes"],
+    )
+
+
+def _fill_bags(
+    file: h5py.File, values: NDArray[Any], tables: Mapping[str, NDArray[Any]], order: Mapping[str, Any]
+) -> None:
+    from .bag_file import fill_bags
+
+    fill_bags(file, values, tables, order["attributes"])
+
+
+_FILLERS: Mapping[str, tuple[Callable[..., None], int]] = {
+    "shard": (_fill_shard, HEADER_BYTES),
+    "bags": (_fill_bags, 0),
+}
+"""Kind of image -> what fills it, and the bytes that stand before it."""
 
 
 def _main() -> None:
