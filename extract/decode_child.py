@@ -145,8 +145,9 @@ class _Child:
         self._is_stopped = False
         self._unsent_slot: int | None = None
 
-    def serve(self) -> NoReturn:
-        threading.Thread(target=self._listen, args=(os.getppid(),), daemon=True).start()
+    def serve(self, parent: int) -> NoReturn:
+        """Serve the process ``parent`` until it is gone."""
+        threading.Thread(target=self._listen, args=(parent,), daemon=True).start()
         while True:
             order = self._next_order()
             if isinstance(order, Open):
@@ -309,10 +310,11 @@ class ChildProcess:
         with theirs:
             stack.callback(self.connection.close)
             descriptors = (theirs.fileno(), memory.fileno())
+            numbers = (os.getpid(), *descriptors, num_slots)
             # -P: a numpy.py that lies in the working directory is not to be imported. A session of its own: Ctrl-C
             # is for the parent.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, *map(str, descriptors), str(num_slots)],
+                [sys.executable, "-P", "-m", __name__, *map(str, numbers)],
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
@@ -326,6 +328,11 @@ class ChildProcess:
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
+
+    @property
+    def num_free_slots(self) -> int:
+        """How many slots it may write to."""
+        return self._num_slots - len(self._lent)
 
     def view(self, slot: int, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
         """Give the frames in a slot, read-only."""
@@ -465,10 +472,10 @@ def _main() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    descriptor, memory, num_slots = map(int, sys.argv[1:])
+    parent, descriptor, memory, num_slots = map(int, sys.argv[1:])
     connection = Connection(descriptor)
     try:
-        _Child(connection, mmap.mmap(memory, num_slots * SLOT_BYTES), num_slots).serve()
+        _Child(connection, mmap.mmap(memory, num_slots * SLOT_BYTES), num_slots).serve(parent)
     except BaseException:  # noqa: BLE001  # the parent raises it again, whatever it is
         send_report(connection, Bug(traceback.format_exc()[-_TEXT_BYTES:].encode("utf-8", "replace")))
         # Not by sys.exit: the listening thread would be waited for, or its daemon be torn down half-way.

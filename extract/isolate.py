@@ -270,6 +270,7 @@ class PooledReader:
     def _free_held(self) -> None:
         if self._held_slot is not None and self.process is not None:
             self.process.free(self._held_slot)
+            self.pool.dispatch()
         self._held_slot = None
 
 
@@ -286,14 +287,14 @@ class DecodePool:
     Raises
     ------
     ValueError
-        unless both numbers are at least 1, or if it is used after `close`.
+        for less than one process or two slots, or if it is used after `close`.
     VadxError
         from any use, if the system refuses to start a process.
     """
 
     def __init__(self, num_processes: int, *, slots: int = 4) -> None:
-        if num_processes < 1 or slots < 1:
-            msg = f"a pool has at least one process and one slot; got {num_processes} and {slots}"
+        if num_processes < 1 or slots < 2:
+            msg = f"a pool has at least one process of two slots; got {num_processes} and {slots}"
             raise ValueError(msg)
         self._num_processes = num_processes
         self._num_slots = slots
@@ -378,17 +379,23 @@ class DecodePool:
             self._queue.remove(reader)
         elif self._running.get(reader.process) is reader:
             reader.process.stop()
+        self.dispatch()
 
     def _pump(self, timeout: float | None) -> None:
         ready = connections.wait([process.connection for process in self._processes], timeout)
         for process in [process for process in self._processes if process.connection in ready]:
             self._take_in(process)
-        while self._queue and (idle := self._idle_process()) is not None:
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        """Give the videos that wait to the processes that are free."""
+        while self._queue and not self._is_closed and (idle := self._idle_process()) is not None:
             self._assign(idle, self._queue.popleft())
 
     def _idle_process(self) -> ChildProcess | None:
         for process in self._processes:
-            if process not in self._running:
+            # A video takes two slots: one is lent to its reader while the next block is decoded.
+            if process not in self._running and process.num_free_slots >= 2:
                 return process
         return self._start() if len(self._processes) < self._num_processes else None
 

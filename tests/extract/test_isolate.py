@@ -1,0 +1,644 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from support import make_video
+from vadx.errors import CODES, VadxError, VideoError
+from vadx.extract import decode_child, video
+from vadx.extract.decode_child import Block, ChildProcess, Ended, NonsenseError, Open, Opened, Refused
+from vadx.extract.isolate import DecodePool, Decoders, InlineDecoders, PooledReader
+from vadx.extract.video import FrameSource, VideoInfo, VideoReader
+from vadx.features.timeline import VideoFacts
+
+from .clips import cut, damage, set_rotation
+
+SLOTS = 3
+BLOCK_FRAMES = 16
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything that reading a source showed; ``facts`` has those at the start, at each block and at the end."""
+
+    starts: list[int]
+    frames: list[np.ndarray[Any, np.dtype[np.uint8]]]
+    pts: list[float]
+    damaged: list[bool]
+    facts: list[VideoFacts]
+    error: tuple[str, str, str] | None
+
+
+def see(source: FrameSource) -> Seen:
+    """Read a source to its end or its error, copying each block."""
+    seen = Seen([], [], [], [], [source.facts()], None)
+    error = None
+    try:
+        for block in source:
+            assert block.frames.dtype == np.uint8
+            assert (block.pts_seconds.dtype, block.damaged.dtype) == (np.float64, np.bool_)
+            seen.starts.append(block.start)
+            seen.frames.extend(block.frames.copy())
+            seen.pts.extend(block.pts_seconds.tolist())
+            seen.damaged.extend(block.damaged.tolist())
+            seen.facts.append(source.facts())
+    except VideoError as caught:
+        error = (caught.code, caught.path, caught.evidence)
+    seen.facts.append(source.facts())
+    return replace(seen, error=error)
+
+
+def assert_same(ours: Seen, theirs: Seen) -> None:
+    assert (ours.starts, ours.pts, ours.damaged, ours.facts, ours.error) == (
+        theirs.starts,
+        theirs.pts,
+        theirs.damaged,
+        theirs.facts,
+        theirs.error,
+    )
+    assert len(ours.frames) == len(theirs.frames)
+    for one, other in zip(ours.frames, theirs.frames, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def seen_directly(path: Path, **options: Any) -> Seen:
+    with VideoReader(path, **options) as reader:
+        return see(reader)
+
+
+def plain(folder: Path, num_frames: int = 70, seed: int = 0) -> Path:
+    return make_video(folder / f"plain{seed}.mp4", num_frames=num_frames, seed=seed)
+
+
+def odd(folder: Path) -> Path:
+    return make_video(folder / "odd.avi", codec="mjpeg", pixel_format="yuvj420p", width=321, height=241)
+
+
+def without_timestamps(folder: Path) -> Path:
+    return make_video(folder / "raw.h264", num_frames=20)
+
+
+def turned(folder: Path) -> Path:
+    return set_rotation(plain(folder), folder / "turned.mp4", 90)
+
+
+def damaged(folder: Path) -> Path:
+    options = {"g": "12", "crf": "8", "preset": "veryfast"}
+    whole = make_video(folder / "whole.ts", num_frames=60, width=192, height=144, codec_options=options)
+    return damage(whole, folder / "damaged.ts", seed=3)
+
+
+def truncated(folder: Path) -> Path:
+    whole = make_video(folder / "whole.mkv", num_frames=60, codec_options={"g": "12"})
+    return cut(whole, folder / "cut.mkv", whole.stat().st_size // 2)
+
+
+def of_two_sizes(folder: Path) -> Path:
+    parts = [
+        make_video(folder / f"{name}.mjpeg", codec="mjpeg", pixel_format="yuvj420p", num_frames=20, width=w, height=h)
+        for name, w, h in (("large", 96, 64), ("small", 64, 48))
+    ]
+    joined = folder / "joined.mjpeg"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return joined
+
+
+VIDEOS: dict[str, Callable[[Path], Path]] = {
+    maker.__name__: maker for maker in (plain, odd, without_timestamps, turned, damaged, truncated, of_two_sizes)
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plainly": {},
+    "partly": {"allow_partial": True},
+    "strictly": {"strict": True},
+    "unturned": {"rotation": "ignore"},
+}
+
+
+class Contract:
+    """What holds wherever videos are decoded."""
+
+    @pytest.mark.parametrize("options", OPTIONS)
+    @pytest.mark.parametrize("name", VIDEOS)
+    def test_reading_equals_a_video_reader(self, decoders: Any, tmp_path: Path, name: str, options: str) -> None:
+        path = VIDEOS[name](tmp_path)
+        theirs = seen_directly(path, **OPTIONS[options])
+        with decoders.open(path, **OPTIONS[options]) as source, VideoReader(path) as reader:
+            assert source.info == reader.info
+            assert source.path == path
+            assert_same(see(source), theirs)
+
+    def test_what_cannot_be_opened_is_said_at_first_use(self, decoders: Any, tmp_path: Path) -> None:
+        missing, empty = tmp_path / "missing\udcff.mp4", tmp_path / "empty.mp4"
+        empty.write_bytes(b"")
+        for path, code in ((missing, "VIDEO_MISSING"), (empty, "VIDEO_EMPTY")):
+            source = decoders.open(path)
+            for use in (source.facts, lambda source=source: list(source), lambda source=source: source.info):
+                with pytest.raises(VideoError) as caught:
+                    use()
+                with pytest.raises(VideoError) as direct:
+                    VideoReader(path)
+                assert caught.value.code == direct.value.code == code
+                assert (caught.value.path, caught.value.evidence) == (direct.value.path, direct.value.evidence)
+            source.close()
+
+    def test_a_relative_path_keeps_its_name(
+        self, decoders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain(tmp_path, num_frames=1)
+        with decoders.open(tmp_path / "plain0.mp4") as source:
+            list(source)
+        monkeypatch.chdir(tmp_path)
+        with decoders.open("plain0.mp4") as source:
+            assert [len(block.frames) for block in source] == [1]
+        with pytest.raises(VideoError) as caught:
+            decoders.open("missing.mp4").facts()
+        assert caught.value.path == "missing.mp4"
+
+    def test_videos_may_be_read_in_any_order(self, decoders: Any, tmp_path: Path) -> None:
+        # The short ones are decoded to their end before anybody asks for their frames.
+        num_frames = (100, 10, 20, 101)
+        paths = [plain(tmp_path, num_frames=n, seed=seed) for seed, n in enumerate(num_frames)]
+        sources = [decoders.open(path) for path in paths]
+        for index in (3, 0, 2, 1):
+            assert decoders.wait([sources[index]]) is sources[index]
+            assert_same(see(sources[index]), seen_directly(paths[index]))
+            sources[index].close()
+
+    def test_interleaved_videos_do_not_mix(self, decoders: Any, tmp_path: Path) -> None:
+        paths = [plain(tmp_path, num_frames=100 + seed, seed=seed) for seed in range(5)]
+        sources = [decoders.open(path) for path in paths]
+        iterators = {id(source): iter(source) for source in sources}
+        got: dict[int, list[Any]] = {id(source): [] for source in sources}
+        waiting = list(sources)
+        while waiting:
+            source = decoders.wait(waiting)
+            assert source is not None
+            block = next(iterators[id(source)], None)
+            if block is None:
+                waiting.remove(source)
+            else:
+                got[id(source)].extend(block.frames.copy())
+            waiting = waiting[1:] + waiting[:1]
+        for path, source in zip(paths, sources, strict=True):
+            np.testing.assert_array_equal(np.stack(got[id(source)]), np.stack(seen_directly(path).frames))
+            assert source.facts() == seen_directly(path).facts[-1]
+            source.close()
+
+    def test_waiting_for_nothing_ends_at_once(self, decoders: Decoders) -> None:
+        assert decoders.wait([]) is None
+
+    def test_what_is_over_needs_no_waiting(self, decoders: Decoders, tmp_path: Path) -> None:
+        source = decoders.open(plain(tmp_path))
+        list(source)
+        assert decoders.wait([source]) is source
+        bad = decoders.open(tmp_path / "missing.mp4")
+        assert decoders.wait([bad]) is bad
+
+    def test_a_closed_video_cannot_be_read_and_keeps_its_facts(self, decoders: Any, tmp_path: Path) -> None:
+        source = decoders.open(plain(tmp_path))
+        facts = see(source).facts[-1]
+        source.close()
+        source.close()
+        assert source.facts() == facts
+        unread = decoders.open(plain(tmp_path))
+        unread.close()
+        for use in (unread.facts, lambda: list(unread)):
+            with pytest.raises(ValueError, match="is closed"):
+                use()
+
+    def test_closing_early_leaves_the_next_alone(self, decoders: Any, tmp_path: Path) -> None:
+        path = plain(tmp_path, num_frames=400)
+        for _ in range(3):
+            with decoders.open(path) as source:
+                assert next(iter(source)).start == 0
+        assert_same(see(decoders.open(path)), seen_directly(path))
+
+
+class TestInline(Contract):
+    @pytest.fixture
+    def decoders(self) -> Iterator[InlineDecoders]:
+        with InlineDecoders() as decoders:
+            yield decoders
+
+    def test_the_decoders_own_pictures_are_there_on_request(self, tmp_path: Path) -> None:
+        with InlineDecoders(keep_native=True) as decoders:
+            assert [len(block.native) for block in decoders.open(plain(tmp_path, num_frames=20))] == [16, 4]
+
+    def test_the_reader_is_looked_up_when_it_is_needed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = []
+
+        class Noting(VideoReader):
+            def __init__(self, path: str | Path, **options: Any) -> None:
+                made.append(path)
+                super().__init__(path, **options)
+
+        monkeypatch.setattr(video, "VideoReader", Noting)
+        path = plain(tmp_path)
+        with InlineDecoders() as decoders:
+            source = decoders.open(path)
+            assert made == []
+            source.facts()
+            list(source)
+        assert made == [path]
+
+
+class TestOneProcess(Contract):
+    @pytest.fixture
+    def decoders(self) -> Iterator[DecodePool]:
+        with DecodePool(1, slots=2) as pool:
+            yield pool
+
+
+class TestTwoProcesses(Contract):
+    @pytest.fixture
+    def decoders(self) -> Iterator[DecodePool]:
+        with DecodePool(2) as pool:
+            yield pool
+
+
+@pytest.fixture
+def pool() -> Iterator[DecodePool]:
+    with DecodePool(1, slots=SLOTS) as pool:
+        yield pool
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what comes soon; the test's own limit ends it if not."""
+    while not condition():
+        time.sleep(0.01)
+
+
+def fill(pool: DecodePool, reader: PooledReader) -> ChildProcess:
+    """Let a reader's process decode until it waits for a slot."""
+    process = pool._processes[0]
+    until(lambda: pool._pump(0.01) or process.num_frames == SLOTS * BLOCK_FRAMES)
+    assert reader.process is process
+    return process
+
+
+def num_open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_processes_start_when_they_are_needed_and_serve_again(tmp_path: Path) -> None:
+    path = plain(tmp_path)
+    with DecodePool(2) as pool:
+        assert pool.process_ids == []
+        for _ in range(3):
+            with pool.open(path) as reader:
+                list(reader)
+            assert len(pool.process_ids) == 1
+        used = pool.process_ids
+        readers = [pool.open(path) for _ in range(5)]
+        assert len(pool.process_ids) == 2
+        assert pool.process_ids[:1] == used
+        for reader in readers:
+            list(reader)
+        assert len(pool.process_ids) == 2
+
+
+def test_a_video_asked_for_before_its_turn_gets_a_process_until_it_ends(pool: DecodePool, tmp_path: Path) -> None:
+    path = plain(tmp_path, num_frames=200)
+    first, second = pool.open(path), pool.open(path)
+    fill(pool, first)
+    assert len(list(second)) == 13
+    until(lambda: pool._pump(0.01) or len(pool.process_ids) == 1)
+    assert len(list(first)) == 13
+
+
+def test_a_process_decodes_ahead_until_its_slots_are_full(pool: DecodePool, tmp_path: Path) -> None:
+    reader = pool.open(plain(tmp_path, num_frames=400))
+    process = fill(pool, reader)
+    assert pool.wait([reader]) is reader
+    # With nothing taken, nothing more may come.
+    for _ in range(20):
+        pool._pump(0.01)
+        assert process.num_frames == SLOTS * BLOCK_FRAMES
+    blocks = iter(reader)
+    next(blocks)
+    next(blocks)
+    until(lambda: pool._pump(0.01) or process.num_frames == (SLOTS + 1) * BLOCK_FRAMES)
+    for _ in range(20):
+        pool._pump(0.01)
+        assert process.num_frames == (SLOTS + 1) * BLOCK_FRAMES
+
+
+def test_frames_are_shared_and_cannot_be_written(pool: DecodePool, tmp_path: Path) -> None:
+    blocks = iter(pool.open(plain(tmp_path)))
+    block = next(blocks)
+    assert not block.frames.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        block.frames[0] = 0
+    with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+        block.frames.flags.writeable = True
+
+
+def test_waiting_ends_after_its_time(pool: DecodePool, tmp_path: Path) -> None:
+    reader = pool.open(plain(tmp_path))
+    process = pool._processes[0]
+    os.kill(process.pid, signal.SIGSTOP)
+    assert pool.wait([reader], timeout=0) is None
+    assert pool.wait([reader], timeout=0.05) is None
+    os.kill(process.pid, signal.SIGCONT)
+    assert pool.wait([reader]) is reader
+
+
+def test_the_first_in_the_given_order_is_preferred(tmp_path: Path) -> None:
+    path = plain(tmp_path)
+    with DecodePool(2) as pool:
+        readers = [pool.open(path), pool.open(path)]
+        until(lambda: pool._pump(0.01) or all(reader.is_ready() for reader in readers))
+        assert pool.wait(readers) is readers[0]
+        assert pool.wait(readers[::-1]) is readers[1]
+
+
+def test_a_pool_waits_only_for_its_own(pool: DecodePool, tmp_path: Path) -> None:
+    with DecodePool(1) as other, pytest.raises(ValueError, match="what it opened itself"):
+        pool.wait([other.open(plain(tmp_path))])
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT, signal.SIGRTMIN + 3])
+def test_a_crash_costs_one_video(pool: DecodePool, tmp_path: Path, number: int) -> None:
+    path = plain(tmp_path, num_frames=400)
+    reader, following = pool.open(path), pool.open(path)
+    process = fill(pool, reader)
+    os.kill(process.pid, number)
+    got = []
+    with pytest.raises(VideoError) as caught:  # noqa: PT012  # the blocks before the error count
+        for block in reader:
+            got.extend(block.frames.copy())
+    assert (caught.value.code, caught.value.path) == ("VIDEO_CRASH", str(path))
+    name = signal.Signals(number).name if number < signal.SIGRTMIN else f"signal {int(number)}"
+    assert caught.value.evidence == f"its decoder was ended by {name} after {SLOTS * BLOCK_FRAMES} frames"
+    direct = seen_directly(path)
+    np.testing.assert_array_equal(np.stack(got), np.stack(direct.frames[: SLOTS * BLOCK_FRAMES]))
+    assert reader.facts().fps == 25.0
+    assert_same(see(following), direct)
+    assert not CODES["VIDEO_CRASH"].retriable
+    assert not is_alive(process.pid)
+
+
+def test_a_crash_before_the_header_is_said_at_first_use(pool: DecodePool, tmp_path: Path) -> None:
+    reader = pool.open(plain(tmp_path))
+    os.kill(pool.process_ids[0], signal.SIGKILL)
+    with pytest.raises(VideoError, match="ended by SIGKILL after 0 frames"):
+        reader.facts()
+
+
+def test_a_process_that_dies_idle_is_replaced(pool: DecodePool, tmp_path: Path) -> None:
+    path = plain(tmp_path)
+    for _ in range(2):
+        assert len(list(pool.open(path))) == 5
+        process = pool._processes[0]
+        os.kill(process.pid, signal.SIGKILL)
+        until(lambda process=process: not is_alive(process.pid))
+    # Between the pool's look at it and the next order.
+    assert len(list(pool.open(path))) == 5
+    process = pool._processes[0]
+    os.kill(process.pid, signal.SIGKILL)
+    until(lambda: not is_alive(process.pid))
+    reader = PooledReader(pool, Open(10**6, bytes(path), "apply", False, False), path)
+    pool._assign(process, reader)
+    assert len(list(reader)) == 5
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_bug_in_the_other_process_stops_the_run(pool: DecodePool, tmp_path: Path, is_closed: bool) -> None:
+    reader = pool.open(plain(tmp_path, num_frames=400))
+    process = fill(pool, reader)
+    process.connection.send_bytes(b"no order at all")
+    if is_closed:
+        reader.close()
+    use = partial(until, lambda: pool._pump(0.01)) if is_closed else partial(list, reader)
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*msgspec"):
+        use()
+    assert pool.process_ids == []
+
+
+def test_a_process_that_fails_to_start_up_says_why(
+    pool: DecodePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode_child, "__name__", "vadx.extract.no_such_module")
+    with pytest.raises(RuntimeError, match=r"No module named vadx\.extract\.no_such_module"):
+        pool.open(plain(tmp_path)).facts()
+
+
+def test_what_the_system_refuses_to_start_is_told(
+    pool: DecodePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = num_open_files()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    with pytest.raises(VadxError, match="cannot be started: No such file"):
+        pool.open(plain(tmp_path))
+    assert num_open_files() == before
+
+
+def test_a_closed_videos_process_takes_the_next(pool: DecodePool, tmp_path: Path) -> None:
+    path = plain(tmp_path, num_frames=400)
+    reader, dropped, following = pool.open(path), pool.open(path), pool.open(path)
+    process = fill(pool, reader)
+    dropped.close()
+    reader.close()
+    assert_same(see(following), seen_directly(path))
+    assert pool.process_ids == [process.pid]
+
+
+def test_nothing_is_left_open(tmp_path: Path) -> None:
+    path = plain(tmp_path, num_frames=400)
+    before = num_open_files()
+    for _ in range(2):
+        with DecodePool(2) as pool:
+            readers = [pool.open(path) for _ in range(4)]
+            next(iter(readers[0]))
+            list(readers[3])
+            processes = pool.process_ids
+        assert len(processes) >= 2
+        assert not any(is_alive(pid) for pid in processes)
+        assert num_open_files() == before
+        with pytest.raises(ValueError, match="is closed"):
+            pool.open(path)
+
+
+def test_a_process_that_does_not_leave_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_child, "_FAREWELL_SECONDS", 0.1)
+    with DecodePool(1) as pool:
+        pool.open(plain(tmp_path)).facts()
+        (pid,) = pool.process_ids
+        os.kill(pid, signal.SIGSTOP)
+    assert not is_alive(pid)
+
+
+def test_what_interrupts_the_parent_is_for_the_parent_alone(pool: DecodePool, tmp_path: Path) -> None:
+    path = plain(tmp_path, num_frames=400)
+    reader = pool.open(path)
+    process = fill(pool, reader)
+    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, signal.SIGTERM)
+    assert_same(see(reader), seen_directly(path))
+    assert os.getsid(process.pid) == process.pid
+
+
+def test_the_memory_has_no_name_and_large_slots_are_given_back(pool: DecodePool, tmp_path: Path) -> None:
+    path = make_video(tmp_path / "large.mp4", num_frames=40, width=1920, height=1080, codec="mpeg4")
+    with pool.open(path) as reader:
+        assert pool.wait([reader]) is reader
+        process = pool._processes[0]
+        assert shared_bytes(process.pid) > 40 << 20
+        list(reader)
+    with pool.open(plain(tmp_path, num_frames=1)) as reader:
+        list(reader)
+    assert shared_bytes(process.pid) < 20 << 20
+    names = {path.readlink().as_posix() for path in Path(f"/proc/{process.pid}/fd").iterdir()}
+    assert not any("/dev/shm" in name or "/tmp" in name for name in names)
+
+
+def shared_bytes(pid: int) -> int:
+    """What a process has touched of shared memory."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssShmem"))
+
+
+def test_a_system_without_nameless_memory_takes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    path = plain(tmp_path, num_frames=200)
+    with DecodePool(1) as pool:
+        assert_same(see(pool.open(path)), seen_directly(path))
+        assert list((tmp_path / "tmp").iterdir()) == []
+
+
+PARENT = """
+import os, sys, time
+from vadx.extract.isolate import DecodePool
+pool = DecodePool(2)
+readers = [pool.open(sys.argv[1]) for _ in range(2)]
+next(iter(readers[0]))
+if sys.argv[2] == "forked" and os.fork() == 0:
+    time.sleep(600)
+print(*pool.process_ids, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", "forked"])
+def test_processes_end_with_their_parent(tmp_path: Path, kind: str) -> None:
+    path = plain(tmp_path, num_frames=400)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(path), kind], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert parent.stdout is not None
+    with parent.stdout:
+        children = [int(word) for word in parent.stdout.readline().split()]
+        assert len(children) == 2
+        assert all(is_alive(pid) for pid in children)
+        parent.kill()
+        parent.wait()
+        until(lambda: not any(is_alive(pid) for pid in children))
+        if kind == "forked":
+            os.killpg(parent.pid, signal.SIGKILL)
+
+
+def test_the_other_process_loads_only_what_decodes() -> None:
+    script = f"import sys, {decode_child.__name__}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert {"av", "numpy", "msgspec"} <= set(loaded)
+    assert {"torch", "torchvision", "h5py", "click", "rich", "pytorchvideo"} & set(loaded) == set()
+
+
+def test_a_running_process_has_mapped_no_torch(pool: DecodePool, tmp_path: Path) -> None:
+    list(pool.open(plain(tmp_path)))
+    maps = Path(f"/proc/{pool.process_ids[0]}/maps").read_text()
+    assert "libav" in maps
+    assert "torch" not in maps
+
+
+def test_a_module_in_the_working_directory_is_not_imported(
+    pool: DecodePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = plain(tmp_path)
+    (tmp_path / "msgspec.py").write_text("raise SystemExit('imported from the working directory')")
+    monkeypatch.chdir(tmp_path)
+    assert len(list(pool.open(path))) == 5
+
+
+@pytest.mark.parametrize(("num_processes", "slots"), [(0, 4), (1, 1), (-1, 4)])
+def test_a_pool_of_nothing_is_refused(num_processes: int, slots: int) -> None:
+    with pytest.raises(ValueError, match="at least one process of two slots"):
+        DecodePool(num_processes, slots=slots)
+
+
+INFO = VideoInfo("mov", "h264", 4, 2, "yuv420p", 25.0, 2, 1.0, 100)
+FACTS = VideoFacts(25.0, 2, 4, 2)
+OPENED = Opened(7, INFO, FACTS)
+BLOCK = Block(7, 1, (2, 2, 4, 3), 0, bytes(16), bytes(2), FACTS)
+NONSENSE: dict[str, list[Any]] = {
+    "no message": [b"\xc1"],
+    "another type": [msgspec.msgpack.encode({"type": "Open", "video": 7})],
+    "a pickle": [b"\x80\x04\x95\x1d\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94."],
+    "another video's header": [msgspec.structs.replace(OPENED, video=8)],
+    "two headers": [OPENED, OPENED],
+    "a block before the header": [BLOCK],
+    "an end before the header": [Ended(7, FACTS)],
+    "an end without facts": [OPENED, Ended(7, None)],
+    "a late refusal to open": [OPENED, Refused(7, "VIDEO_EMPTY", b"", None)],
+    "an unknown code": [Refused(7, "VIDEO_FINE", b"", None)],
+    "a slot beyond the last": [OPENED, msgspec.structs.replace(BLOCK, slot=SLOTS)],
+    "a slot before the first": [OPENED, msgspec.structs.replace(BLOCK, slot=-1)],
+    "a slot that is lent": [OPENED, BLOCK, msgspec.structs.replace(BLOCK, start=2)],
+    "more bytes than a slot has": [OPENED, msgspec.structs.replace(BLOCK, shape=(2, 1 << 13, 1 << 13, 3))],
+    "a negative size": [OPENED, msgspec.structs.replace(BLOCK, shape=(2, -2, -4, 3))],
+    "no frames": [OPENED, msgspec.structs.replace(BLOCK, shape=(0, 2, 4, 3), pts_seconds=b"", damaged=b"")],
+    "four channels": [OPENED, msgspec.structs.replace(BLOCK, shape=(2, 2, 4, 4))],
+    "too few timestamps": [OPENED, msgspec.structs.replace(BLOCK, pts_seconds=bytes(8))],
+    "too many flags": [OPENED, msgspec.structs.replace(BLOCK, damaged=bytes(3))],
+    "frames out of order": [OPENED, msgspec.structs.replace(BLOCK, start=5)],
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_nonsense_is_refused_and_costs_one_video(pool: DecodePool, tmp_path: Path, name: str) -> None:
+    path = plain(tmp_path)
+    reader = PooledReader(pool, Open(7, bytes(path), "apply", False, False), path)
+    process = pool._start()
+    own, process.connection = process.connection, (ends := Pipe())[0]
+    pool._assign(process, reader)
+    for message in NONSENSE[name]:
+        ends[1].send_bytes(message if isinstance(message, bytes) else msgspec.msgpack.encode(message))
+    with ends[1], own, pytest.raises(VideoError, match="sent a message that makes no sense") as caught:
+        list(reader)
+    assert caught.value.code == "VIDEO_CRASH"
+    assert not is_alive(process.pid)
+    assert len(list(pool.open(path))) == 5
+
+
+def test_a_message_from_an_idle_process_is_nonsense() -> None:
+    process = ChildProcess(1)
+    own, process.connection = process.connection, (ends := Pipe())[0]
+    with ends[1], own:
+        ends[1].send_bytes(msgspec.msgpack.encode(OPENED))
+        with pytest.raises(NonsenseError, match="a video that it is not at"):
+            process.receive()
+    process.kill()
+    decode_child.end_all([process])
