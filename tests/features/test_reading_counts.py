@@ -1,0 +1,189 @@
+"""How much of a disk reading touches: file opens and stats, counted. Time is for the benchmarks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from vadx.features import Store, index
+from vadx.features.index import Index, Listing, load_index, write_index
+from vadx.features.keys import folder_of, key_of
+from vadx.features.store import FeatureSet
+
+from .samples import SOURCE, publish
+
+LONG_AGO = 10**18
+NUM_FOLDERS = 256
+
+
+@dataclass
+class Touched:
+    """Names of the files opened, of the folders listed, and how many stats there were."""
+
+    opened: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    listed: list[str] = field(default_factory=list)
+    num_stats: int = 0
+
+
+_watching: list[tuple[Path, Touched]] = []
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if _watching and event in ("open", "os.listdir", "os.scandir"):
+        root, touched = _watching[-1]
+        if not isinstance(arguments[0], (str, bytes, os.PathLike)):
+            return
+        path = Path(os.fsdecode(arguments[0]))
+        if path.is_relative_to(root):
+            (touched.opened if event == "open" else touched.listed).append(path.name)
+
+
+sys.addaudithook(_audit)
+
+
+@pytest.fixture
+def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    really_stat, really_file = os.stat, h5py.File
+
+    def stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if _watching and not isinstance(path, int) and Path(os.fsdecode(path)).is_relative_to(tmp_path):
+            _watching[-1][1].num_stats += 1
+        return really_stat(path, *arguments, **options)
+
+    def file(path: Any, *arguments: Any, **options: Any) -> h5py.File:
+        if _watching:
+            _watching[-1][1].images.append(Path(path).name)
+        return really_file(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(h5py, "File", file)
+
+    @contextmanager
+    def watching() -> Any:
+        touched = Touched()
+        _watching.append((tmp_path, touched))
+        try:
+            yield touched
+        finally:
+            _watching.pop()
+
+    return watching
+
+
+class Video:
+    def sha256(self) -> str:
+        return SOURCE
+
+
+def settled(feature_set: FeatureSet, num_videos: int) -> list[str]:
+    """Put videos into the index, of which the folders look unchanged and hold no file."""
+    ids = sorted(f"Abuse/{number:06d}" for number in range(num_videos))
+    rows = np.zeros(num_videos, index._ROW)
+    rows["folder"] = [int(folder_of(key_of(identifier)), 16) for identifier in ids]
+    rows["num_clips"] = np.arange(num_videos)
+    rows["written_ns"] = LONG_AGO
+    folders = {}
+    for number in range(NUM_FOLDERS):
+        folder = feature_set.path / "shards" / f"{number:02x}"
+        folder.mkdir(exist_ok=True)
+        os.utime(folder, ns=(LONG_AGO, LONG_AGO))
+        folders[folder.name] = LONG_AGO
+    hints = {f"/v/{identifier}.mp4": (1, 2, SOURCE) for identifier in ids}
+    write_index(Index(folders, Listing(ids, rows)), feature_set.index_path, feature_set.tmp, hints=hints)
+    return ids
+
+
+@pytest.mark.parametrize("num_videos", [10, 3000])
+def test_a_settled_set_is_listed_from_two_files(feature_set: FeatureSet, watch: Any, num_videos: int) -> None:
+    ids = settled(feature_set, num_videos)
+    with watch() as touched:
+        opened = Store(feature_set.path.parent)["i3d"]
+        summaries = opened.summaries()
+        assert list(summaries) == ids
+        assert [s.num_clips for s in summaries.values()] == list(range(num_videos))
+    assert touched.opened == ["recipe.json", "index.json"]
+    assert touched.images == []
+    assert touched.num_stats <= NUM_FOLDERS + 8
+    assert len(touched.listed) <= 4
+
+
+@pytest.mark.parametrize("num_videos", [10, 3000])
+def test_listing_again_opens_nothing(feature_set: FeatureSet, watch: Any, num_videos: int) -> None:
+    settled(feature_set, num_videos)
+    assert len(feature_set) == num_videos
+    with watch() as touched:
+        assert sum(1 for _ in feature_set) == len(feature_set)
+    assert (touched.opened, touched.images) == ([], [])
+    assert touched.num_stats <= 2 * (NUM_FOLDERS + 1)
+
+
+def test_opening_a_set_does_not_read_its_index(feature_set: FeatureSet, watch: Any) -> None:
+    settled(feature_set, 10)
+    with watch() as touched:
+        FeatureSet(feature_set.path)
+    assert (touched.opened, touched.num_stats) == (["recipe.json"], 0)
+
+
+def test_membership_is_one_stat(feature_set: FeatureSet, watch: Any) -> None:
+    publish(feature_set, "a")
+    settled(feature_set, 10)
+    with watch() as touched:
+        assert "a" in feature_set
+        assert "b" not in feature_set
+    assert (touched.opened, touched.listed) == ([], [])
+    assert touched.num_stats <= 2
+
+
+def test_deciding_what_a_video_needs_opens_one_shard_and_no_index(feature_set: FeatureSet, watch: Any) -> None:
+    publish(feature_set, "a")
+    settled(feature_set, 10)
+    for identifier, verb in (("a", "current"), ("new", "extract")):
+        with watch() as touched:
+            assert feature_set.action(identifier, Video()).verb == verb
+        assert touched.opened.count(f"{identifier}.h5") == 1
+        assert set(touched.opened) <= {f"{identifier}.h5", f"{identifier}.json"}
+        assert (touched.images, touched.listed, touched.num_stats) == ([], [], 0)
+
+
+def test_reading_a_video_opens_its_shard_alone(feature_set: FeatureSet, watch: Any) -> None:
+    publish(feature_set, "a")
+    settled(feature_set, 10)
+    with watch() as touched:
+        assert len(feature_set["a"]) == 3
+    assert (set(touched.opened), touched.images) == ({"a.h5"}, ["a.h5"])
+    assert touched.listed == []
+
+
+def test_hints_are_read_without_a_look_at_the_shards(feature_set: FeatureSet, watch: Any) -> None:
+    settled(feature_set, 10)
+    with watch() as touched:
+        assert len(load_index(feature_set.index_path).sources) == 10
+    assert set(touched.opened) == {"index.json"}
+    assert (touched.listed, touched.num_stats) == ([], 0)
+
+
+def test_saving_the_index_opens_the_shards_that_are_new(feature_set: FeatureSet, watch: Any) -> None:
+    names = [f"n{number}" for number in range(40)]
+    for name in names:
+        os.utime(publish(feature_set, name), ns=(LONG_AGO, LONG_AGO))
+    for folder in (feature_set.path / "shards").iterdir():
+        os.utime(folder, ns=(LONG_AGO, LONG_AGO))
+    feature_set.save_index({})
+    folder = folder_of("n0")
+    new = next(f"m{number}" for number in range(10**5) if folder_of(f"m{number}") == folder)
+    publish(feature_set, new)
+    with watch() as touched:
+        feature_set.save_index({})
+    assert touched.images == [f"{new}.h5"]
+    assert [name for name in touched.opened if name.endswith(".h5")] == [f"{new}.h5"]
+    assert [name for name in touched.listed if name != "shards"] == [folder]
