@@ -303,7 +303,8 @@ class ChildProcess:
     def _start(self, num_slots: int, stack: ExitStack) -> None:
         num_bytes = num_slots * SLOT_BYTES
         memory = stack.enter_context(_nameless_file(num_bytes))
-        self._memory = mmap.mmap(memory.fileno(), num_bytes, prot=mmap.PROT_READ)
+        # Read only would be safer, but torch warns of every array that it could not write to.
+        self._memory = mmap.mmap(memory.fileno(), num_bytes)
         self._stderr = stack.enter_context(_nameless_file(0))
         fcntl.fcntl(self._stderr, fcntl.F_SETFL, os.O_APPEND)
         self.connection, theirs = Pipe()
@@ -335,7 +336,7 @@ class ChildProcess:
         return self._num_slots - len(self._lent)
 
     def view(self, slot: int, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-        """Give the frames in a slot, read-only."""
+        """Give the frames in a slot: not to be written to."""
         flat = np.frombuffer(self._memory, dtype=np.uint8, count=math.prod(shape), offset=slot * SLOT_BYTES)
         return flat.reshape(shape)
 

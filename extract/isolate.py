@@ -14,6 +14,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection as connections
 from pathlib import Path
@@ -162,7 +163,8 @@ class _End:
 class PooledReader:
     """One video of a `DecodePool`. A `FrameSource`, read once.
 
-    A block's frames are a read-only view of shared memory, valid until the next block is asked for or this is closed.
+    A block's frames are a view of shared memory: not to be written to, and valid until the next block is asked for or
+    this is closed.
 
     Raises
     ------
@@ -374,10 +376,11 @@ class DecodePool:
 
     def forget(self, reader: PooledReader) -> None:
         """Let a closed reader's video end, or never begin."""
-        self._readers.remove(reader)
-        if reader.process is None:
-            self._queue.remove(reader)
-        elif self._running.get(reader.process) is reader:
+        # A signal may have interrupted a video between the lists.
+        for place in (self._readers, self._queue):
+            with suppress(ValueError):
+                place.remove(reader)
+        if reader.process is not None and self._running.get(reader.process) is reader:
             reader.process.stop()
         self.dispatch()
 

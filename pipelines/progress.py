@@ -55,7 +55,11 @@ class VideoEvent(msgspec.Struct, tag_field="event", tag="video", frozen=True, om
 
 
 class SummaryEvent(msgspec.Struct, tag_field="event", tag="summary", frozen=True):
-    """A run ended with ``exit_code``."""
+    """A run ended with ``exit_code``.
+
+    ``network_seconds`` is how long networks ran, ``waited_for_frames_seconds`` how long nothing was left to do but to
+    wait for decoders; ``limited_by`` decode, network or preprocess, None for a run too short to tell.
+    """
 
     run: str
     done: int
@@ -65,6 +69,9 @@ class SummaryEvent(msgspec.Struct, tag_field="event", tag="summary", frozen=True
     left: int
     num_frames: int
     seconds: float
+    network_seconds: float
+    waited_for_frames_seconds: float
+    limited_by: str | None
     exit_code: int
 
 

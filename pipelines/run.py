@@ -17,6 +17,7 @@ from ..errors import StoreWriteError, VadxError
 from ..features.index import load_index
 from ..features.keys import as_text
 from ..features.store import FeatureSet
+from .capacity import bottleneck
 from .extraction import Effort, process_videos
 from .job import Outcome
 from .progress import StartEvent, SummaryEvent, Tally, video_event
@@ -119,13 +120,15 @@ def run_videos(
     display: Display,
     limit: int | None = None,
     num_decoders: int = 0,
+    effort: Effort | None = None,
     emit: Callable[[bytes], Any] = lambda _line: None,
 ) -> None:
     """Do what every video still needs, each decoded once for all feature sets.
 
     The tallies of ``runs`` hold what became of the videos, also if the run is stopped. ``limit`` ends the run after so
     many videos that had to be worked on. ``emit`` is given every event as one line of JSON; with several sets a
-    video's events name theirs. What is finished stays finished, however the run ends.
+    video's events name theirs. What is finished stays finished, however the run ends. ``num_decoders`` and ``effort``
+    as in `process_videos`.
 
     Raises
     ------
@@ -138,7 +141,7 @@ def run_videos(
         emit(run.log.write(_start(run)))
     new_hints: dict[str, tuple[int, int, str]] = {}
     exit_code = 1
-    effort = Effort()
+    effort = effort or Effort()
     # A video's line on the display is its worst: how many frames were decoded does not depend on the sets.
     shown = Tally(len(entries) + len(colliding))
     display.start(entries)
@@ -170,7 +173,7 @@ def run_videos(
                 with suppress(StoreWriteError):
                     FeatureSet(run.job.set_path).save_index(new_hints)
                 own_code = exit_code if exit_code != 3 else 3 * bool(run.tally.failed)
-                emit(run.log.write(_summary(run.tally, run.log.name, stop.exit_code or own_code)))
+                emit(run.log.write(_summary(run.tally, run.log.name, effort, stop.exit_code or own_code)))
 
 
 _SEVERITY = ("current", "done", "degraded", "failed")
@@ -232,7 +235,7 @@ def _was_work(outcome: Outcome) -> bool:
     return outcome.status in ("done", "degraded") or new_failure
 
 
-def _summary(tally: Tally, run: str, exit_code: int) -> SummaryEvent:
+def _summary(tally: Tally, run: str, effort: Effort, exit_code: int) -> SummaryEvent:
     return SummaryEvent(
         run=run,
         done=tally.count("done"),
@@ -242,5 +245,8 @@ def _summary(tally: Tally, run: str, exit_code: int) -> SummaryEvent:
         left=tally.num_videos - len(tally.outcomes),
         num_frames=tally.num_frames,
         seconds=round(tally.seconds, 3),
+        network_seconds=round(effort.network_busy, 3),
+        waited_for_frames_seconds=round(effort.waited_for_frames, 3),
+        limited_by=bottleneck(effort),
         exit_code=exit_code,
     )

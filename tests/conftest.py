@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support import CACHE, PLUGINS, Ran, make_video, skip_or_fail, vadx_environment
+from support import CACHE, PLUGINS, SERIAL, Ran, make_video, skip_or_fail, vadx_environment
 
 sys.path.insert(0, str(PLUGINS))
 
@@ -45,6 +45,8 @@ def vadx_here(
 
     for name in [name for name in os.environ if name.startswith("VADX_")]:
         monkeypatch.delenv(name)
+    for name, value in SERIAL.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("VADX_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
 

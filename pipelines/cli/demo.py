@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from .common import human_bytes, print_table
-from .extract import make_job, report, say
+from .extract import advise, decoders_of, make_job, report, say
 
 if TYPE_CHECKING:
     from ...features.store import FeatureSet
@@ -27,6 +27,7 @@ def demo(out: Path, device: str) -> int:
     """
     from ...features.store import Store
     from ..demo import make_demo_plan, prepare
+    from ..extraction import Effort
     from ..inputs import find_videos
     from ..progress import make_display
     from ..prose import prose
@@ -48,9 +49,11 @@ def demo(out: Path, device: str) -> int:
     found = find_videos([str(material.folder)])
     display = make_display(json_lines=False, quiet=False, verbose=True)
     runs = start_runs([job], len(found.entries) + len(found.colliding))
-    run_videos(found.entries, found.colliding, runs, display=display)
+    num_decoders, effort = decoders_of(options), Effort()
+    run_videos(found.entries, found.colliding, runs, display=display, num_decoders=num_decoders, effort=effort)
     tally = runs[0].tally
     report(runs[0])
+    advise(effort, job, num_decoders)
     _show(plan, feature_set, [o.id for o in tally.outcomes if o.status != "failed"], real=not material.problems)
     _what_next(store.path, feature_set, weights_missing=plan.weights_name is None)
     return 3 if tally.failed else 0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...features.store import FeatureSet
+    from ..extraction import Effort
     from ..inputs import Inputs
     from ..job import Job
     from ..plan import Overrides, Plan
@@ -67,6 +68,11 @@ if TYPE_CHECKING:
 @click.option("--device", "-d", default="auto", help="cpu, cuda, cuda:N, or auto.")
 @click.option("--batch", type=click.IntRange(min=1), help="Clips in a batch; fixed for a run.")
 @click.option("--engine", type=click.Choice(list(ENGINES)), help=f"What runs the network.  [default: {DEFAULT_ENGINE}]")
+@click.option(
+    "--decoders",
+    type=click.IntRange(min=0, max=64),
+    help="Processes that decode, a video each; 0 does everything here, step by step.  [default: by device and cores]",
+)
 @click.option("--limit", type=click.IntRange(min=0), help="Stop after so many videos that were still to do.")
 @click.option("--strict", is_flag=True, help="Refuse videos with any damage.")
 @click.option("--allow-partial", is_flag=True, help="Accept truncated and damaged videos as far as they go.")
@@ -173,6 +179,7 @@ def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any], *, names_set: b
 
 def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any]) -> int:
     from ...features.store import Store
+    from ..extraction import Effort
     from ..progress import make_display
     from ..run import run_videos, start_runs
 
@@ -191,8 +198,19 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any]) -> i
     emit = click.echo if options["as_json"] else lambda _line: None
     display = make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"])
     runs = start_runs(jobs, len(found.entries) + len(found.colliding))
+    num_decoders = decoders_of(options)
+    effort = Effort()
     try:
-        run_videos(found.entries, found.colliding, runs, display=display, limit=options["limit"], emit=emit)
+        run_videos(
+            found.entries,
+            found.colliding,
+            runs,
+            display=display,
+            limit=options["limit"],
+            num_decoders=num_decoders,
+            effort=effort,
+            emit=emit,
+        )
     except VadxError:
         if talks:
             for run in runs:
@@ -208,7 +226,28 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any]) -> i
                 _show_predictions(plan, run)
         for run in runs:
             report(run)
+        advise(effort, runs[0].job, num_decoders)
     return 3 if any(run.tally.failed for run in runs) else 0
+
+
+def decoders_of(options: dict[str, Any]) -> int:
+    """Give the number of decoding processes of a run."""
+    from ...extract.engine import pick_device
+    from ..capacity import default_decoders, usable_cores
+
+    if options.get("decoders") is not None:
+        return int(options["decoders"])
+    return default_decoders(pick_device(options["device"]).type, usable_cores())
+
+
+def advise(effort: Effort, job: Job, num_decoders: int) -> None:
+    """Say what limited a run and what to change, where it was long enough to tell."""
+    from ..capacity import advice, bottleneck, cpu_kind, usable_cores
+
+    part = bottleneck(effort)
+    if part is not None:
+        device = cpu_kind() if job.device == "cpu" else "cuda"
+        say(advice(part, job, num_decoders, device=device, cores=usable_cores()))
 
 
 def _check_files(plans: Sequence[Plan]) -> None:

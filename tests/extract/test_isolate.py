@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from support import make_video
 from vadx.errors import CODES, VadxError, VideoError
@@ -344,14 +345,10 @@ def test_a_process_decodes_ahead_until_its_slots_are_full(pool: DecodePool, tmp_
         assert process.num_frames == (SLOTS + 1) * BLOCK_FRAMES
 
 
-def test_frames_are_shared_and_cannot_be_written(pool: DecodePool, tmp_path: Path) -> None:
-    blocks = iter(pool.open(plain(tmp_path)))
-    block = next(blocks)
+def test_frames_are_shared_and_torch_takes_them_without_a_copy(pool: DecodePool, tmp_path: Path) -> None:
+    block = next(iter(pool.open(plain(tmp_path))))
     assert not block.frames.flags.owndata
-    with pytest.raises(ValueError, match="read-only"):
-        block.frames[0] = 0
-    with pytest.raises(ValueError, match="cannot set WRITEABLE"):
-        block.frames.flags.writeable = True
+    assert torch.from_numpy(block.frames).data_ptr() == block.frames.ctypes.data
 
 
 def test_waiting_ends_after_its_time(pool: DecodePool, tmp_path: Path) -> None:
@@ -497,6 +494,21 @@ def test_what_interrupts_the_parent_is_for_the_parent_alone(pool: DecodePool, tm
     os.kill(process.pid, signal.SIGTERM)
     assert_same(see(reader), seen_directly(path))
     assert os.getsid(process.pid) == process.pid
+
+
+def test_a_process_reads_nothing_from_the_terminal_and_leaves_no_core(pool: DecodePool, tmp_path: Path) -> None:
+    list(pool.open(plain(tmp_path)))
+    (pid,) = pool.process_ids
+    assert Path(f"/proc/{pid}/fd/0").readlink() == Path("/dev/null")
+    assert all("memfd:vadx" in str(Path(f"/proc/{pid}/fd/{number}").readlink()) for number in (1, 2))
+    limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    assert next(line.split()[4] for line in limits if line.startswith("Max core file size")) == "0"
+
+
+def test_the_damaged_videos_are_damaged(tmp_path: Path) -> None:
+    codes = {maker: seen_directly(maker(tmp_path)).error for maker in (damaged, truncated)}
+    assert [error and error[0] for error in codes.values()] == ["VIDEO_DAMAGED", "VIDEO_TRUNCATED"]
+    assert seen_directly(of_two_sizes(tmp_path)).facts[-1].num_size_changes == 1
 
 
 def test_the_memory_has_no_name_and_large_slots_are_given_back(pool: DecodePool, tmp_path: Path) -> None:

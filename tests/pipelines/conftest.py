@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support import PLUGINS, Ran, make_video
+from support import PLUGINS, SERIAL, Ran, make_video
 
 from .forking import TINY, ForkServer
 
@@ -31,7 +31,7 @@ def forked(tmp_path_factory: pytest.TempPathFactory, six_videos: Path) -> Iterat
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("VADX_")}
     path = os.pathsep.join([str(PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])])
     home = str(tmp_path_factory.mktemp("home"))
-    environment = {**inherited, "PYTHONPATH": path, "COLUMNS": "200", "VADX_HOME": home}
+    environment = {**inherited, "PYTHONPATH": path, "COLUMNS": "200", "VADX_HOME": home, **SERIAL}
     video = next(six_videos.rglob("*.mp4"))
     with ForkServer(environment, [*TINY, str(video)]) as server:
         yield server
