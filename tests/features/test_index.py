@@ -127,6 +127,35 @@ def test_what_changes_while_the_index_is_made_is_not_recorded(
     assert load_index(full.index_path).listing.ids == sorted(IDS)
 
 
+def test_a_folder_that_changed_just_now_is_looked_at_again(full: FeatureSet, read_again: list[str]) -> None:
+    settle(full)
+    gone = full.shard_path("a")
+    gone.rename(gone.with_suffix(".away"))
+    full.save_index({})
+    assert folder_of("a") not in load_index(full.index_path).folders
+    gone.with_suffix(".away").rename(gone)
+    assert list(full.summaries()) == sorted(IDS)
+
+
+def test_the_clock_is_read_before_the_shards_are(full: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    for name in ("clock_ns", "refresh"):
+        really = getattr(store_module, name)
+        monkeypatch.setattr(store_module, name, lambda *a, n=name, r=really: (order.append(n), r(*a))[1])
+    full.save_index({})
+    assert order == ["clock_ns", "refresh"]
+
+
+def test_a_folder_that_changes_twice_within_a_tick_is_read_twice(full: FeatureSet) -> None:
+    folder = full.shard_path("a").parent
+    before = folder.stat()
+    assert list(full) == sorted(IDS)
+    new = neighbour_of("a")
+    publish(full, new)
+    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert list(full) == sorted([*IDS, new])
+
+
 def test_a_shard_from_the_future_is_listed(full: FeatureSet) -> None:
     settle(full)
     os.utime(full.shard_path("a"), ns=(0, 2**62))
