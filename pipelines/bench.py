@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
@@ -24,8 +25,10 @@ import numpy as np
 from ..errors import UsageError, VadxError, VideoError, WeightsError
 from ..extract.backbones import find_backbone
 from ..extract.clip_stream import wants_native
-from ..extract.engine import DEFAULT_BATCH, check_precision, pick_device
+from ..extract.engine import DEFAULT_BATCH, check_engine, pick_device
+from ..extract.engines import choose_engine
 from ..extract.extractor import VideoExtraction
+from ..extract.isolate import DecodePool, InlineDecoders
 from ..extract.package_source import file_sha256
 from ..extract.video import FrameBlock, VideoReader
 from ..features.keys import key_of
@@ -45,7 +48,7 @@ from .bench_report import (
     summarize,
 )
 from .bench_video import SEED, bench_folder
-from .extraction import process_video
+from .extraction import process_videos
 from .inputs import Entry
 from .job import Job, engines_for, software_versions
 from .plan import Overrides, Plan, make_plan
@@ -59,7 +62,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..extract.engine import Engine
+    from ..extract.isolate import Decoders
     from ..extract.presets import Preset
+    from ..extract.video import FrameSource
     from ..features.timeline import ClipFeatures, VideoFacts
 
 _MAX_HELD_BYTES = 256 << 20
@@ -76,6 +81,8 @@ class Order:
     made: bool
     device: str
     batch: int | None
+    engine: str | None
+    num_decoders: int
     repeat: int
     seconds: float
     options: tuple[str, ...]
@@ -113,7 +120,7 @@ def run_bench(order: Order, tell: Callable[[str], None]) -> BenchReport:
         if the video cannot be used.
     """
     device = pick_device(order.device)
-    check_precision(order.plan.recipe.precision, device)
+    check_engine(order.engine, order.plan.recipe.precision, device)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     home = bench_folder()
     try:
@@ -122,10 +129,10 @@ def run_bench(order: Order, tell: Callable[[str], None]) -> BenchReport:
     except OSError as error:
         msg = f"{home} cannot be written ({error.strerror or error}): set VADX_HOME"
         raise UsageError(msg) from error
-    with folder as name, StopSignals() as stop:
+    with folder as name, StopSignals() as stop, ExitStack() as stack:
         plain = _Plain(order, device) if order.plain else None
         tell("warming up: the whole way once")
-        bench = Workbench(order, device, Path(name), stop.check)
+        bench = stack.enter_context(closing(Workbench(order, device, Path(name), stop.check)))
         measures: dict[str, Callable[[], float]] = {part: getattr(bench, part) for part in PARTS}
         if plain is not None:
             measures["plain"] = plain.end_to_end
@@ -169,13 +176,16 @@ class Workbench:
             weights=order.plan.weights,
             device=str(device),
             batch=order.batch or DEFAULT_BATCH[device.type, frame_wise],
+            engine=choose_engine(order.engine, device.type, self._recipe.precision),
         )
-        self._entry = Entry("bench", order.video)
+        # A video keeps one decoder busy.
+        self._entries = [Entry(f"bench{number}", order.video) for number in range(max(1, order.num_decoders))]
+        self._decoders = _decoders(order)
         self._num_stores = 0
         # Through the whole way once: the network is loaded, and a video that cannot be used fails here.
         self._feature_set = self._new_set()
         self._process(self._feature_set)
-        self.features: ClipFeatures = self._feature_set[self._entry.id]
+        self.features: ClipFeatures = self._feature_set[self._entries[0].id]
         self._engine = engines_for([self._job])[0]
         self._sha256 = file_sha256(order.video)
         self._blocks = self._hold()
@@ -214,6 +224,8 @@ class Workbench:
             precision=plan.recipe.precision,
             batch=job.batch,
             engine=dict(self._engine.provenance),
+            decoders=self._order.num_decoders,
+            videos=len(self._entries),
             repeat=self._order.repeat,
             seconds=self._order.seconds,
             frames_held=sum(len(block.frames) for block in self._blocks),
@@ -222,8 +234,20 @@ class Workbench:
 
     def decode(self) -> float:
         started = time.perf_counter()
-        with self._reader() as reader:
-            num_frames = sum(self._count(block) for block in reader)
+        opened = [self._open(entry) for entry in self._entries]
+        running = {id(source): iter(source) for source in opened}
+        num_frames = 0
+        while opened:
+            source = self._decoders.wait(opened, 1.0)
+            if source is None:
+                self._check()
+                continue
+            block = next(running[id(source)], None)
+            if block is None:
+                source.close()
+                opened.remove(source)
+            else:
+                num_frames += self._count(block)
         return num_frames / (time.perf_counter() - started)
 
     def preprocess(self) -> float:
@@ -268,7 +292,7 @@ class Workbench:
         feature_set = self._new_set()
         elapsed = self._process(feature_set)
         shutil.rmtree(feature_set.path.parent)
-        return self.num_frames / elapsed
+        return len(self._entries) * self.num_frames / elapsed
 
     def with_start_up(self) -> float:
         """Time `vadx extract` in a process of its own, which no settings of this folder or environment reach.
@@ -285,6 +309,7 @@ class Workbench:
         command = [sys.executable, "-m", "vadx", "extract", "--quiet", "--out", str(out), *self._order.options]
         command += ["--weights", self._order.plan.weights, "--device", self._job.device]
         command += ["--batch", str(self._job.batch), "--precision", self._recipe.precision]
+        command += ["--engine", self._job.engine, "--decoders", str(self._order.num_decoders)]
         started = time.perf_counter()
         done = subprocess.run(
             [*command, str(self._order.video)],
@@ -342,13 +367,29 @@ class Workbench:
         """Do the whole way into a new set and give the seconds it took."""
         job = replace(self._job, set_path=feature_set.path)
         started = time.perf_counter()
-        (outcome,) = process_video(self._entry, [job], on_frames=lambda _count: self._check())
+        settled = process_videos(
+            self._entries, [job], num_decoders=self._order.num_decoders, decoders=self._decoders, check=self._check
+        )
+        outcomes = [outcome for (outcome,) in settled]
         elapsed = time.perf_counter() - started
-        if outcome.code is not None:
-            record = feature_set.failure(self._entry.id)
-            evidence = record.evidence if record is not None else "it cannot be read"
-            raise VideoError(outcome.code, str(self._order.video), evidence)
+        for outcome in outcomes:
+            if outcome.code is not None:
+                record = feature_set.failure(outcome.id)
+                evidence = record.evidence if record is not None else "it cannot be read"
+                raise VideoError(outcome.code, str(self._order.video), evidence)
         return elapsed
+
+    def close(self) -> None:
+        """End the decoding processes."""
+        self._decoders.close()
+
+    def _open(self, entry: Entry) -> FrameSource:
+        return self._decoders.open(entry.path, rotation=self._recipe.decode.rotation)
+
+
+def _decoders(order: Order) -> Decoders:
+    native = wants_native(order.plan.recipe)
+    return InlineDecoders(keep_native=native) if native or not order.num_decoders else DecodePool(order.num_decoders)
 
 
 class _NoNetwork:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PARTS = {
-    "decode": "the file to RGB frames, one thread",
+    "decode": "files to RGB frames, in as many processes as the whole has",
     "preprocess": "resize, flow, crops and stacking of frames that are decoded",
     "network": "batches that are ready to features: copy to the device and back, normalisation, network",
     "write": "features to a shard in a store, forced to disk",
-    "end_to_end": "`process_video`: hash, decode, preprocess, network, write; start-up excluded",
+    "end_to_end": "`process_videos`: hash, decode, preprocess, network, write; start-up excluded",
     "with_start_up": "`vadx extract` in a fresh process: imports, weights and first batch included",
 }
 """Part -> what it covers. The first four are the whole's parts, each step counted once."""
@@ -74,7 +74,12 @@ class BenchVideo:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What was run. ``frames_held`` is how many decoded frames a repetition of preprocess goes through."""
+    """What was run.
+
+    ``decoders`` processes decoded, 0 for none beside this one, and ``videos`` copies of the video were on their way.
+    ``frames_held`` is how many decoded frames a repetition of preprocess goes through; ``network_inputs`` are those
+    of one copy.
+    """
 
     preset: str
     backbone: str
@@ -83,6 +88,8 @@ class Settings:
     precision: str
     batch: int
     engine: dict[str, str | int]
+    decoders: int
+    videos: int
     repeat: int
     seconds: float
     frames_held: int

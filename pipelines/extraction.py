@@ -65,6 +65,7 @@ def process_videos(
     jobs: Sequence[Job],
     *,
     num_decoders: int = 0,
+    decoders: Decoders | None = None,
     hint_of: Callable[[Entry], Hint | None] = lambda _entry: None,
     on_frames: Ticker | None = None,
     check: Callable[[], None] = lambda: None,
@@ -78,6 +79,8 @@ def process_videos(
     num_decoders
         processes that decode, a video each. Then the network and what is written also have a thread of their own. 0:
         nothing happens at once.
+    decoders
+        the pool of those processes, if it is there already; it is left open.
     check
         is called all the while and may raise `Stopped`; videos that are being stored are then stored first.
     may_start
@@ -85,7 +88,7 @@ def process_videos(
     effort
         is told what the run waited for.
     """
-    with InFlight(jobs, num_decoders, on_frames=on_frames, effort=effort or Effort()) as flight:
+    with InFlight(jobs, num_decoders, decoders, on_frames=on_frames, effort=effort or Effort()) as flight:
         waiting = iter(entries)
         entry = next(waiting, None)
         while True:
@@ -173,14 +176,22 @@ class InFlight:
     batches; and of each video the clips that are done, up to the spool's limit.
     """
 
-    def __init__(self, jobs: Sequence[Job], num_decoders: int, *, on_frames: Ticker | None, effort: Effort) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        num_decoders: int,
+        decoders: Decoders | None = None,
+        *,
+        on_frames: Ticker | None,
+        effort: Effort,
+    ) -> None:
         self._jobs = jobs
         self._on_frames = on_frames
         self._effort = effort
         self._began = time.perf_counter()
         self._num_decoders = num_decoders
         self._stack = ExitStack()
-        self._decoders: Decoders | None = None
+        self._decoders = decoders
         self._batches: dict[int, Batches] = {}
         self._decoding: list[_Pass] = []
         self._waiting: list[_Pass] = []

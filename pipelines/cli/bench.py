@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, get_args
 import rich_click as click
 
 from ...errors import UsageError
+from ...extract.engines import ENGINES
 from ...features import recipe as recipes
 from .common import json_option, print_json, print_table
-from .extract import say
+from .extract import decoders_of, say
 
 if TYPE_CHECKING:
     from ..bench import Order
@@ -29,6 +30,8 @@ _FAIR_SHARE = 0.85
 @click.option("--device", "-d", default="auto", help="cpu, cuda, cuda:N, or auto.")
 @click.option("--batch", type=click.IntRange(min=1), help="Network inputs in a batch.  [default: the device's]")
 @click.option("--precision", type=click.Choice(get_args(recipes.Precision)), help="Arithmetic of the network.")
+@click.option("--engine", type=click.Choice(list(ENGINES)), help="What runs the network.  [default: as for extract]")
+@click.option("--decoders", type=click.IntRange(min=0, max=64), help="As for extract; a copy of the video for each.")
 @click.option("--frames", type=click.IntRange(min=1), help="Length of the video that is made.  [default: 3000]")
 @click.option(
     "--seconds",
@@ -102,6 +105,8 @@ def _order(options: dict[str, Any]) -> Order:
         made=video is None,
         device=options["device"],
         batch=options["batch"],
+        engine=options["engine"],
+        num_decoders=decoders_of(options),
         repeat=options["repeat"] or (_REPEAT_QUICK if options["quick"] else _REPEAT),
         seconds=options["seconds"],
         options=tuple(words),
@@ -129,13 +134,14 @@ def _print(report: BenchReport) -> None:
     engine = settings.engine.get("engine", "")
     click.echo(f"{settings.preset}: {settings.weights}, {settings.precision}, batch {settings.batch}, {engine}")
     click.echo(f"on {machine.device}: {machine.device_name}; {machine.cores} cores, {machine.threads} threads")
+    click.echo(f"{settings.decoders} decoding processes, {settings.videos} copies of the video at once")
     click.echo(f"{video.frames} frames of {video.width}x{video.height} {video.codec} ({origin}): {video.path}\n")
     print_table(
         ["PART", "FRAMES/S", "MIN..MAX", "MS/FRAME", "COVERS"],
         [_row(name, speed) for name, speed in report.speeds.items()],
     )
     end_to_end = report.speeds["end_to_end"].median
-    click.echo(f"\nlimit: {summary.limit}, {summary.bound:.1f} frames/s; no overlap of work can exceed it")
+    click.echo(f"\nlimit: {summary.limit}, {summary.bound:.1f} frames/s")
     click.echo(f"the four parts one after another: {summary.in_sequence:.1f} frames/s")
     click.echo(
         f"end to end: {end_to_end:.1f} frames/s, {summary.share:.0%} of the smaller of decode and network "
