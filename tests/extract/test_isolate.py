@@ -409,12 +409,13 @@ def test_a_process_that_dies_idle_is_replaced(pool: DecodePool, tmp_path: Path) 
         assert len(list(pool.open(path))) == 5
         process = pool._processes[0]
         os.kill(process.pid, signal.SIGKILL)
-        until(lambda process=process: not is_alive(process.pid))
+        # A zombie's threads may still hold its end of the connection.
+        until(process.connection.poll)
     # Between the pool's look at it and the next order.
     assert len(list(pool.open(path))) == 5
     process = pool._processes[0]
     os.kill(process.pid, signal.SIGKILL)
-    until(lambda: not is_alive(process.pid))
+    until(process.connection.poll)
     reader = PooledReader(pool, Open(10**6, bytes(path), "apply", False, False), path)
     pool._assign(process, reader)
     assert len(list(reader)) == 5
