@@ -144,9 +144,9 @@ class FeatureSet(Mapping[str, ClipFeatures]):
     def __repr__(self) -> str:
         return f"FeatureSet({str(self.path)!r})"
 
-    def __reduce__(self) -> tuple[type[FeatureSet], tuple[Path]]:
-        # Without what was loaded: a worker that is handed the set may never list it.
-        return FeatureSet, (self.path,)
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker that is handed the set may never list it.
+        return {**self.__dict__, "_loaded": None}
 
     def __getitem__(self, identifier: str) -> ClipFeatures:
         """Read one video's features.

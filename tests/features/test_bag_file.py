@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from vadx.errors import FeatureError, StoreError, UsageError
+from vadx.errors import FeatureError, StoreError, StoreWriteError, UsageError
 from vadx.features import bag_file, spool
 from vadx.features.bag_file import LABELS, Bag, BagFile, write_bags
 
@@ -140,6 +140,20 @@ def test_a_large_file_is_written_by_a_child_and_is_the_same(
         BagFile(path).provenance,
     )
     assert all(same(read, bag) for read, bag in zip(large, BAGS, strict=True))
+
+
+def test_a_child_that_fails_is_a_write_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool.sys, "executable", "/bin/false")
+    with pytest.raises(StoreWriteError, match=r"status 1; \d+ bytes were needed"):
+        write_bags(tmp_path / "bags.h5", BAGS, memory_bytes=1, **CHANGES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_a_write_error(path: Path) -> None:
+    with pytest.raises(StoreWriteError, match=r"bags\.h5"):
+        write_bags(path / "below.h5", BAGS, **CHANGES)
 
 
 def test_a_file_is_replaced_unless_that_is_unwanted(path: Path) -> None:

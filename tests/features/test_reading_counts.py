@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from collections.abc import Callable
@@ -187,3 +188,18 @@ def test_saving_the_index_opens_the_shards_that_are_new(feature_set: FeatureSet,
     assert touched.images == [f"{new}.h5"]
     assert [name for name in touched.opened if name.endswith(".h5")] == [f"{new}.h5"]
     assert [name for name in touched.listed if name != "shards"] == [folder]
+
+
+def test_a_missing_video_is_compared_with_few_of_many(
+    feature_set: FeatureSet, watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled(feature_set, 5000)
+    compared: list[int] = []
+    really = difflib.get_close_matches
+    monkeypatch.setattr(
+        difflib, "get_close_matches", lambda word, ids, n: (compared.append(len(ids)), really(word, ids, n))[1]
+    )
+    with watch() as touched, pytest.raises(KeyError, match=r"similar: .*Abuse/002500"):
+        feature_set["Abuse/002500x"]
+    assert 0 < compared[0] <= 2000
+    assert [name for name in touched.opened if name != "index.json"] == [f"{key_of('Abuse/002500x')}.h5"]
