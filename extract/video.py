@@ -50,8 +50,8 @@ class FrameBlock:
 
     ``start`` is the index of the first; ``pts_seconds (frame,)`` float64; ``frames (frame, height, width, 3)``
     uint8 RGB; ``damaged (frame,)`` bool. ``native``, where it was asked for, are the decoder's own pictures before
-    their conversion to RGB, None for one that was turned. ``frames`` are not to be written to, and may lie in memory that
-    the next block is written to.
+    their conversion to RGB, None for one that was turned. ``frames`` are not to be written to, and may lie in memory
+    that the next block is written to.
     """
 
     start: int
