@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import sys
 import tempfile
@@ -76,7 +77,7 @@ def main() -> int:
         sets = [time_set(root / f"store-{size}", size, arguments) for size in sizes]
         epoch = time_epoch(root / "bags", arguments)
     result = {
-        "command": " ".join(["python benchmarks/reading.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "benchmarks/reading.py", *sys.argv[1:]]),
         "versions": {
             "vadx": vadx.__version__,
             "python": platform.python_version(),
