@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import ctypes
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from ..errors import UsageError
-from .engines import ENGINES, choose_engine
+from ..errors import ResourceError, UsageError
+from .engines import DEFAULT_ENGINE, ENGINES, choose_engine
+from .fold import fold_batchnorm, share_tensors
 from .transforms import Normalizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from ..features.recipe import Transform
     from .flow import FlowEstimator
-    from .openvino_network import ModelCache
+    from .openvino_network import ModelCache, OpenvinoNetwork
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +91,38 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise UsageError(msg)
 
 
-def check_engine(name: str | None, precision: str, device: torch.device) -> None:
-    """Raise `UsageError` if this engine cannot run this precision on this device, or is not installed."""
+def check_engine(name: str | None, precision: str, device: torch.device) -> str:
+    """Give the engine that will run this precision on this device, as far as can be told before a network is there.
+
+    Raises
+    ------
+    UsageError
+        if the device does not have the precision, or the engine that was named cannot run it or is not installed.
+    """
     check_precision(precision, device)
-    if choose_engine(name, device.type, precision) == "openvino":
+    chosen = choose_engine(name, device.type, precision)
+    if chosen == "openvino":
         from .openvino_network import check_openvino
 
-        check_openvino(precision)
+        try:
+            check_openvino(precision)
+        except UsageError:
+            if name is not None:
+                raise
+            return DEFAULT_ENGINE
+    return chosen
 
 
 class Engine:
     """Runs one network on batches of one shape, so that a value never depends on which clips share its batch.
 
     ``mean_cube`` is what ``transform.mean_cube`` stands for, ``estimate_flow`` what computes the flow of a recipe
-    that has one. ``engine`` is a name of the table ENGINES, ``cache`` where a converted network is kept; without one
-    it is converted anew.
+    that has one. ``engine`` is a name of the table ENGINES, None for the table's choice; ``cache`` is where a converted
+    network is kept, and without one it is converted anew. Where the engine cannot run this network and ``fall_back``
+    is set, which it is by default where no engine is named, torch runs it, with a warning; `name` and `provenance` are
+    final from the first batch, or from `probe`. The network that is given stays as it is.
+
+    One thread at a time may call `run`, any thread.
 
     Raises
     ------
@@ -114,37 +141,36 @@ class Engine:
         mean_cube: Tensor | None = None,
         estimate_flow: FlowEstimator | None = None,
         engine: str | None = None,
+        fall_back: bool | None = None,
         cache: ModelCache | None = None,
     ) -> None:
         check_precision(precision, device)
         self.name = choose_engine(engine, device.type, precision)
-        mode = PRECISIONS[precision]
         if batch < 1:
             msg = f"--batch must be at least 1, got {batch}"
             raise UsageError(msg)
         self.batch = batch
         self.device = device
-        self._mode = mode
         self.estimate_flow = estimate_flow
+        self._precision = precision
+        self._may_fall_back = engine is None if fall_back is None else fall_back
         self._normalize = Normalizer(transform, mean_cube)
-        # OpenVINO rounds inside, and starts from float32.
-        dtype = torch.float32 if self.name == "openvino" else mode.dtype
-        if any(parameter.dtype != dtype for parameter in network.parameters()):
-            # Rounding cannot be undone: the caller's network keeps its own precision.
-            network = copy.deepcopy(network)
-        network = network.eval().to(device=device, dtype=dtype)
-        self._dtype = dtype
-        self._network: Callable[[Tensor], Tensor]
+        self._given = network.eval()
+        if device.type == "cpu":
+            _keep_freed_memory()
+            _hold_threads_to_cores()
+        self._runner: EagerNetwork | OpenvinoNetwork
         if self.name == "openvino":
             from .openvino_network import OpenvinoNetwork
 
-            self._network = OpenvinoNetwork(network, precision=precision, cache=cache)
-            return
-        self._network = network
-        for parameter in network.parameters():
-            if parameter.dim() == 5:
-                # Channels last in memory: 1.3 to 1.6 times faster on CPUs.
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+            try:
+                # OpenVINO rounds inside, and starts from float32.
+                converted = _converted(network, device, torch.float32)
+                self._runner = OpenvinoNetwork(converted, precision=precision, cache=cache)
+            except UsageError as error:
+                self._fall_back(error)
+        else:
+            self._runner = EagerNetwork(network, device=device, dtype=PRECISIONS[precision].dtype)
 
     @property
     def provenance(self) -> dict[str, str | int]:
@@ -153,27 +179,212 @@ class Engine:
         package = ENGINES[self.name].package
         return facts if package is None else {**facts, package: version(package)}
 
+    def probe(self, shape: Sequence[int], *, fixed: bool = False) -> int:
+        """Settle the batch, before the first clip, and make the network ready; give the batch, which stays.
+
+        A batch of zeros of the real shape runs. Where memory does not suffice the batch is halved until it does.
+
+        Parameters
+        ----------
+        shape
+            of one input: ``(C, T, H, W)`` of a clip or ``(C, H, W)`` of a frame.
+        fixed
+            whether somebody asked for this batch, so that another may not be taken.
+
+        Raises
+        ------
+        ResourceError
+            if memory does not suffice for one input, or for a batch that is ``fixed``.
+        UsageError
+            if the engine was named and cannot run the network.
+        """
+        wanted = self.batch
+        while True:
+            try:
+                self.run(torch.zeros((self.batch, *shape), dtype=torch.uint8))
+            except ResourceError:
+                if self.batch == 1:
+                    raise
+                self._forget_memory()
+                self.batch = math.ceil(self.batch / 2)
+            else:
+                break
+        if self.batch == wanted:
+            return wanted
+        if fixed:
+            fits, self.batch = self.batch, wanted
+            msg = f"{_too_little(wanted, self.device)}; use --batch {fits}"
+            raise ResourceError(msg)
+        _log.warning("%s: it is %d for this run", _too_little(wanted, self.device), self.batch)
+        return self.batch
+
     def run(self, inputs: Tensor, crops: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Map at most ``batch`` inputs to float32 features ``(n, dim)``.
 
         ``inputs`` are clips ``(n, C, T, H, W)`` or single frames ``(n, C, H, W)`` on the 0-255 scale, RGB where C is 3;
         ``crops`` says which crop each one is, the first if left out.
+
+        Raises
+        ------
+        ResourceError
+            if memory does not suffice.
+        UsageError
+            at the first batch, if the engine was named and cannot run the network.
         """
         num_inputs = inputs.shape[0]
         numbers = torch.tensor(crops if crops is not None else [0] * num_inputs)
-        if num_inputs < self.batch:
-            missing = self.batch - num_inputs
-            inputs = torch.cat([inputs, inputs.new_zeros((missing, *inputs.shape[1:]))])
-            numbers = torch.cat([numbers, numbers.new_zeros(missing)])
-        layout = torch.channels_last_3d if inputs.dim() == 5 else torch.channels_last
-        if self.name == "openvino":
-            # It takes rows as they come, and arranges them itself.
-            layout = torch.contiguous_format
-        with torch.inference_mode(), TensorFloat32(self._mode.tf32):
-            normalized = self._normalize(inputs.to(self.device), numbers.to(self.device)).to(self._dtype)
-            features = self._network(normalized.contiguous(memory_format=layout))
-            values: NDArray[np.float32] = features[:num_inputs].float().cpu().numpy()
-            return values
+        with _out_of_memory_is_ours(self.batch, self.device):
+            if num_inputs < self.batch:
+                missing = self.batch - num_inputs
+                inputs = torch.cat([inputs, inputs.new_zeros((missing, *inputs.shape[1:]))])
+                numbers = torch.cat([numbers, numbers.new_zeros(missing)])
+            with torch.inference_mode(), TensorFloat32(PRECISIONS[self._precision].tf32):
+                # While they are bytes, which costs a quarter of doing it to floats.
+                placed = inputs.to(self.device).contiguous(memory_format=self._runner.layout(inputs.dim()))
+                features = self._features(self._normalize(placed, numbers.to(self.device)))
+                values: NDArray[np.float32] = features[:num_inputs].float().cpu().numpy()
+        return values
+
+    def _features(self, normalized: Tensor) -> Tensor:
+        try:
+            features = self._runner(normalized)
+        except UsageError as error:
+            self._fall_back(error)
+            features = self._runner(normalized)
+        # What has run goes on running: a set is not of two engines.
+        self._may_fall_back = False
+        return features
+
+    def _fall_back(self, error: UsageError) -> None:
+        if not self._may_fall_back or self.name == DEFAULT_ENGINE:
+            raise error
+        self._may_fall_back = False
+        _log.warning("%s runs this network instead of %s: %s", DEFAULT_ENGINE, self.name, error)
+        self.name = DEFAULT_ENGINE
+        self._runner = EagerNetwork(self._given, device=self.device, dtype=PRECISIONS[self._precision].dtype)
+
+    def _forget_memory(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class EagerNetwork:
+    """A network as torch runs it, layer by layer: weights channels last, on CPUs with BatchNorm folded.
+
+    It is made ready at the first call, from a copy of the structure: the network that is given stays as it is.
+    """
+
+    def __init__(self, network: nn.Module, *, device: torch.device, dtype: torch.dtype) -> None:
+        self._given = network
+        self._device, self._dtype = device, dtype
+        self._ready: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Map float32 ``(B, ...)`` to features ``(B, dim)`` of the network's precision."""
+        if self._ready is None:
+            self._ready = self._prepared(tuple(inputs.shape[1:]))
+        return self._ready(inputs.to(self._dtype).contiguous(memory_format=self.layout(inputs.dim())))
+
+    @staticmethod
+    def layout(dimensions: int) -> torch.memory_format:
+        """Give the order in memory that inputs of so many dimensions are wanted in."""
+        return torch.channels_last_3d if dimensions == 5 else torch.channels_last
+
+    def _prepared(self, shape: tuple[int, ...]) -> nn.Module:
+        network = _converted(self._given, self._device, torch.float32)
+        if self._device.type == "cpu":
+            network = fold_batchnorm(network, (1, *shape))
+        network = _converted(network, self._device, self._dtype)
+        # 1.3 to 1.6 times faster on CPUs.
+        return _channels_last_3d(network)
+
+
+def _converted(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Give the network on this device in this precision: itself where it is so already, else a copy."""
+    network.eval()
+    if all((tensor.dtype, tensor.device) == (dtype, device) for tensor in network.parameters()):
+        return network
+    return copy.deepcopy(network).to(device=device, dtype=dtype)
+
+
+def _channels_last_3d(network: nn.Module) -> nn.Module:
+    """Give the network with kernels ``(O, I, T, H, W)`` laid out channels last: itself where it has none, else a copy.
+
+    Kernels of two dimensions stay as they are: there it gained nothing (docs/numerics.md).
+    """
+    if all(parameter.dim() != 5 for parameter in network.parameters()):
+        return network
+    network = share_tensors(network)
+    placed: dict[int, nn.Parameter] = {}
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.dim() == 5:
+                if id(parameter) not in placed:
+                    data = parameter.detach().contiguous(memory_format=torch.channels_last_3d)
+                    placed[id(parameter)] = nn.Parameter(data, requires_grad=False)
+                module._parameters[name] = placed[id(parameter)]
+    return network
+
+
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory", "alloc_failed")
+"""How torch and OpenVINO say it, in lower case, where they have no class of error for it."""
+
+
+@contextmanager
+def _out_of_memory_is_ours(batch: int, device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(words in str(error).lower() for words in _OUT_OF_MEMORY):
+            raise
+        cure = f"use --batch {batch // 2}" if batch > 1 else "free memory there, or use another --device"
+        msg = f"{_too_little(batch, device)}; {cure}"
+        raise ResourceError(msg) from error
+
+
+def _too_little(batch: int, device: torch.device) -> str:
+    return f"{device} has too little memory for a batch of {batch}"
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what is freed instead of giving it back to the system at every layer.
+
+    Activations are tens of megabytes: by default each one is mapped, zeroed page by page, and unmapped again, and so
+    is what is larger than an arena in every thread but the first. The process keeps at most what it once had. Where
+    the C library is another one, nothing happens.
+    """
+    if any(f"MALLOC_{name}_" in os.environ for name in ("MMAP_THRESHOLD", "TRIM_THRESHOLD", "ARENA_MAX")):
+        # Somebody has chosen.
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8
+    # Older releases refuse more than 32 MiB.
+    if not mallopt(m_mmap_threshold, 1 << 30):
+        mallopt(m_mmap_threshold, 1 << 25)
+    mallopt(m_trim_threshold, (1 << 31) - 1)
+    mallopt(m_arena_max, 1)
+
+
+def _hold_threads_to_cores() -> None:
+    """Take no more threads than the process may use cores. torch heeds affinity when it starts, and no quota ever."""
+    cores = usable_cores()
+    if torch.get_num_threads() > cores:
+        torch.set_num_threads(cores)
+
+
+def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Give the number of cores that affinity and the control group leave to this process, at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = quota_file.read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        # No control group, or "max": no quota.
+        return cores
 
 
 class TensorFloat32:

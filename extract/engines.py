@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType
 
 from ..errors import UsageError
@@ -30,26 +31,42 @@ ENGINES: Mapping[str, EngineRow] = MappingProxyType(
 )
 
 DEFAULT_ENGINE = "torch-eager"
-"""What runs where nobody asks for another.
+"""The engine that needs nothing beside torch and runs every device and precision: what is left where no other can."""
 
-It needs nothing that may come and go: were a faster engine taken wherever its package is found, an upgrade of some
-other program's packages would change the last bits of half a feature set.
+PREFERENCE = ("openvino", DEFAULT_ENGINE)
+"""Which engine is taken where nobody names one: the first that runs the device and precision and is installed.
+
+Never a timing: two runs on one machine take the same. docs/numerics.md has how far the engines' features lie apart.
 """
 
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+"""What /proc/cpuinfo calls the instructions that OpenVINO computes in bf16 with."""
 
-def choose_engine(name: str | None, device: str, precision: str, *, installed: Collection[str] | None = None) -> str:
-    """Give the engine of a run; ``name`` is what was asked for, None for the default.
 
-    ``device`` is a kind, ``cpu`` or ``cuda``. ``installed`` are packages that can be imported; None means to look.
+def choose_engine(
+    name: str | None,
+    device: str,
+    precision: str,
+    *,
+    installed: Collection[str] | None = None,
+    cpu_flags: Collection[str] | None = None,
+) -> str:
+    """Give the engine of a run; ``name`` is what was asked for, None for the first of `PREFERENCE` that can.
+
+    ``device`` is a kind, ``cpu`` or ``cuda``. ``installed`` are packages that can be imported, ``cpu_flags`` what the
+    CPU can do, as /proc/cpuinfo says it; None means to look.
 
     Raises
     ------
     UsageError
-        if it is unknown, does not run this precision on this device, or its package is missing. Never another engine
-        instead.
+        if an engine was named and it is unknown, does not run this precision on this device, or its package is
+        missing. Never another engine instead.
     """
     if name is None:
-        return DEFAULT_ENGINE
+        return next(
+            (engine for engine in PREFERENCE if _can_run(engine, device, precision, installed, cpu_flags)),
+            DEFAULT_ENGINE,
+        )
     row = ENGINES.get(name)
     if row is None:
         msg = f"unknown engine {name!r}; there are {', '.join(ENGINES)}"
@@ -59,9 +76,28 @@ def choose_engine(name: str | None, device: str, precision: str, *, installed: C
         ways = ", ".join(f"{precision} on {device}" for device, precision in sorted(row.runs))
         msg = f"--engine {name} runs {ways}, not {precision} on {device}; use --engine {DEFAULT_ENGINE}"
         raise UsageError(msg)
-    if row.package is not None and not (_is_installed(row.package) if installed is None else row.package in installed):
+    if not _has_package(row, installed):
         raise UsageError(missing_message(name))
     return name
+
+
+def cpu_has(*flags: str) -> bool:
+    """Say whether the CPU has one of these instruction sets, by the names of /proc/cpuinfo; False without that file."""
+    try:
+        return not set(flags).isdisjoint(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+
+
+def _can_run(
+    name: str, device: str, precision: str, installed: Collection[str] | None, cpu_flags: Collection[str] | None
+) -> bool:
+    row = ENGINES[name]
+    if (device, precision) not in row.runs or not _has_package(row, installed):
+        return False
+    if name == "openvino" and precision == "bf16":
+        return cpu_has(*_BF16_FLAGS) if cpu_flags is None else not _BF16_FLAGS.isdisjoint(cpu_flags)
+    return True
 
 
 def missing_message(name: str) -> str:
@@ -71,6 +107,12 @@ def missing_message(name: str) -> str:
         f"--engine {name} needs the package {row.package}: pip install 'vadx[{row.extra}]', "
         f"or use --engine {DEFAULT_ENGINE}"
     )
+
+
+def _has_package(row: EngineRow, installed: Collection[str] | None) -> bool:
+    if row.package is None:
+        return True
+    return _is_installed(row.package) if installed is None else row.package in installed
 
 
 def _is_installed(package: str) -> bool:

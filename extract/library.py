@@ -140,12 +140,18 @@ def complete_recipe(preset: Preset, weights_sha256: str) -> Recipe:
 
 
 def make_engine(
-    backbone: Backbone, recipe: Recipe, *, device: str, batch: int | None = None, engine: str | None = None
+    backbone: Backbone,
+    recipe: Recipe,
+    *,
+    device: str,
+    batch: int | None = None,
+    engine: str | None = None,
+    fall_back: bool | None = None,
 ) -> Engine:
     """Give the engine of a recipe, with the mean and the flow network that its hashes stand for.
 
-    ``engine`` is a name of the table ENGINES. A network that it converts is kept in the cache folder, unless its
-    weights are random.
+    ``engine`` is a name of the table ENGINES, None for the table's choice; ``fall_back`` as for `Engine`. A network
+    that it converts is kept in the cache folder, unless its weights are random.
 
     Raises
     ------
@@ -175,6 +181,7 @@ def make_engine(
         mean_cube=cube,
         estimate_flow=estimator,
         engine=engine,
+        fall_back=fall_back,
         cache=_model_cache(backbone),
     )
 

@@ -72,6 +72,11 @@ class OpenvinoNetwork:
         # A copy: the next call writes into the same memory.
         return torch.from_numpy(self._request.get_output_tensor(0).data.copy())
 
+    @staticmethod
+    def layout(dimensions: int) -> torch.memory_format:
+        """Give the order in memory that inputs are wanted in: rows as they come, whatever the ``dimensions``."""
+        return torch.contiguous_format
+
     def _converted(self, shape: tuple[int, ...]) -> Any:
         if self._cache is None:
             return _convert(self._network, shape)

@@ -12,6 +12,7 @@ Each class is also the builtin that fits it, so code that knows nothing of vadx 
     │   ├── StoreWriteError                     the disk refused: full, read-only, broken
     │   └── ShardError                          one shard is not what it claims to be
     ├── WeightsError        (LookupError)       weights are missing, wrong or refused
+    ├── ResourceError       (MemoryError)       the machine has too little memory for a batch
     └── Stopped             (KeyboardInterrupt) a signal asked the run to end
 
 `process_video` turns `VideoError` and `FeatureError` into a failed outcome of one video; the others end
@@ -177,6 +178,12 @@ class WeightsError(VadxError, LookupError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class ResourceError(VadxError, MemoryError):
+    """The machine has too little memory for a batch. Every video would meet it, so the run ends."""
+
+    exit_code = 6
 
 
 class Stopped(VadxError, KeyboardInterrupt):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from support import make_video, picture
-from vadx.errors import FeatureError, UsageError, VideoError
-from vadx.extract.engine import PRECISIONS, Engine, pick_device
+from vadx.errors import FeatureError, ResourceError, UsageError, VideoError
+from vadx.extract import engine as engine_module
+from vadx.extract import engines
+from vadx.extract.engine import PRECISIONS, Engine, pick_device, usable_cores
 from vadx.extract.extractor import VideoExtraction
 from vadx.extract.library import Backbone, extract_video, load_backbone
 from vadx.extract.transforms import crop_frames, resize
@@ -27,6 +30,12 @@ CPU = torch.device("cpu")
 def relative_l2(got: Any, expected: Any) -> float:
     difference = np.linalg.norm(np.asarray(got, np.float64) - np.asarray(expected, np.float64))
     return float(difference / np.linalg.norm(np.asarray(expected, np.float64)))
+
+
+@pytest.fixture(autouse=True)
+def _torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Converting a network for OpenVINO costs seconds: what is tested here is the same under every engine."""
+    monkeypatch.setattr(engines, "PREFERENCE", ("torch-eager",))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +55,7 @@ def clips() -> Tensor:
 
 
 def engine_of(backbone: Backbone, **changes: Any) -> Engine:
-    options = {"device": CPU, "precision": "fp32", "batch": 4, **changes}
+    options = {"device": CPU, "precision": "fp32", "batch": 4, "engine": "torch-eager", **changes}
     return Engine(backbone.network, backbone.recipe.transform, **options)
 
 
@@ -100,6 +109,103 @@ def test_another_precision_leaves_the_callers_network_alone(tmp_path: Path, tiny
     extract_video(path, tiny, recipe=replace(tiny.recipe, precision="bf16"))
     assert {parameter.dtype for parameter in tiny.network.parameters()} == {torch.float32}
     np.testing.assert_array_equal(extract_video(path, tiny).values, before)
+
+
+class Hungry(nn.Module):
+    """Has memory for so many inputs."""
+
+    def __init__(self, most: int, error: Exception | None = None) -> None:
+        super().__init__()
+        self.most = most
+        self.error = error or RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        self.ran: list[int] = []
+
+    def forward(self, clips: Tensor) -> Tensor:
+        self.ran.append(len(clips))
+        if len(clips) > self.most:
+            raise self.error
+        return clips.mean((2, 3, 4))
+
+
+SHAPE = (3, 4, 8, 8)
+
+
+def hungry_engine(tiny: Backbone, network: nn.Module, batch: int) -> Engine:
+    return Engine(network, tiny.recipe.transform, device=CPU, precision="fp32", batch=batch, engine="torch-eager")
+
+
+@pytest.mark.parametrize(("most", "ran"), [(9, [8]), (7, [8, 4]), (1, [8, 4, 2, 1])])
+def test_the_batch_is_halved_until_it_fits(
+    tiny: Backbone, most: int, ran: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    network = Hungry(most)
+    engine = hungry_engine(tiny, network, 8)
+    with caplog.at_level("WARNING"):
+        assert engine.probe(SHAPE) == engine.batch == engine.provenance["batch"] == ran[-1]
+    assert network.ran == ran
+    assert caplog.messages == (
+        [] if len(ran) == 1 else [f"cpu has too little memory for a batch of 8: it is {ran[-1]} for this run"]
+    )
+
+
+def test_a_batch_that_was_asked_for_is_not_changed(tiny: Backbone) -> None:
+    engine = hungry_engine(tiny, Hungry(3), 7)
+    with pytest.raises(ResourceError, match="cpu has too little memory for a batch of 7; use --batch 2") as caught:
+        engine.probe(SHAPE, fixed=True)
+    assert (caught.value.exit_code, engine.batch) == (6, 7)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("std::bad_alloc")]
+)
+def test_too_little_memory_says_what_to_do(tiny: Backbone, error: Exception) -> None:
+    clips = torch.zeros((4, *SHAPE), dtype=torch.uint8)
+    with pytest.raises(ResourceError, match="for a batch of 4; use --batch 2") as caught:
+        hungry_engine(tiny, Hungry(0, error), 4).run(clips)
+    assert caught.value.__cause__ is error
+    with pytest.raises(ResourceError, match="for a batch of 1; free memory there, or use another --device"):
+        hungry_engine(tiny, Hungry(0, error), 4).probe(SHAPE)
+
+
+def test_another_error_stays_what_it_is(tiny: Backbone) -> None:
+    with pytest.raises(RuntimeError, match="a bug") as caught:
+        hungry_engine(tiny, Hungry(0, RuntimeError("a bug")), 4).probe(SHAPE)
+    assert not isinstance(caught.value, ResourceError)
+
+
+def test_another_thread_of_the_program_gives_the_same(tiny: Backbone) -> None:
+    clips = torch.randint(0, 256, (4, 3, 4, 24, 24), dtype=torch.uint8)
+    engine = engine_of(tiny)
+    expected = engine.run(clips)
+    with ThreadPoolExecutor(1) as pool:
+        np.testing.assert_array_equal(pool.submit(engine.run, clips).result(), expected)
+        np.testing.assert_array_equal(pool.submit(engine_of(tiny).run, clips).result(), expected)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_callers_network_is_left_alone(precision: str) -> None:
+    network = nn.Sequential(nn.Conv3d(3, 4, 3, bias=False), nn.BatchNorm3d(4), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    network.eval()
+    before = {name: (tensor.clone(), tensor.stride()) for name, tensor in network.state_dict().items()}
+    transform = load_backbone("tiny", "random:3").recipe.transform
+    options: dict[str, Any] = {"device": CPU, "precision": precision, "batch": 1, "engine": "torch-eager"}
+    Engine(network, transform, **options).run(torch.zeros((1, *SHAPE), dtype=torch.uint8))
+    assert [type(module) for module in network] == [nn.Conv3d, nn.BatchNorm3d, nn.AdaptiveAvgPool3d, nn.Flatten]
+    for name, tensor in network.state_dict().items():
+        assert (tensor.dtype, tensor.stride()) == (before[name][0].dtype, before[name][1])
+        assert torch.equal(tensor, before[name][0])
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"), [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 2), ("1000 100000", 1), ("", 8)]
+)
+def test_cores_are_those_that_may_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, cores: int
+) -> None:
+    monkeypatch.setattr(engine_module.os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    (tmp_path / "cpu.max").write_text(text)
+    assert usable_cores(tmp_path / "cpu.max") == cores
+    assert usable_cores(tmp_path / "none") == 8
 
 
 MATMUL, CONVOLUTION = torch.backends.cuda.matmul, torch.backends.cudnn.conv
@@ -156,7 +262,7 @@ def test_tf32_is_off_while_a_network_runs_and_as_it_was_afterwards(
     choose()
     before = tf32_settings()
     spy = Spy(error)
-    engine = Engine(spy, tiny.recipe.transform, device=CPU, precision="fp32", batch=1)
+    engine = Engine(spy, tiny.recipe.transform, device=CPU, precision="fp32", batch=1, engine="torch-eager")
     if error:
         with pytest.raises(RuntimeError, match="the network failed"):
             engine.run(torch.zeros(1, 3, 4, 8, 8, dtype=torch.uint8))
@@ -300,7 +406,7 @@ def test_batches_run_across_clips(tiny: Backbone, batch: int) -> None:
 def test_the_zero_tail_is_black_before_normalisation(tiny: Backbone) -> None:
     transform = replace(tiny.recipe.transform, scale=2 / 255, offset=-1.0)
     recipe = replace(tiny.recipe, transform=transform, sampling=replace(tiny.recipe.sampling, tail="zero"))
-    engine = Engine(tiny.network, transform, device=CPU, precision="fp32", batch=2)
+    engine = Engine(tiny.network, transform, device=CPU, precision="fp32", batch=2, engine="torch-eager")
     values = np.concatenate(list(VideoExtraction(Frames(IMAGES, set()), recipe, engine)))
     black = np.concatenate([IMAGES[8:11], np.zeros_like(IMAGES[:1])])
     (expected,) = np.concatenate(list(VideoExtraction(Frames(black, set()), recipe, engine)))

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from support import Ran, make_video
 from vadx.errors import UsageError
-from vadx.extract import openvino_network
-from vadx.extract.engine import PRECISIONS, Engine
-from vadx.extract.engines import DEFAULT_ENGINE, ENGINES, choose_engine
+from vadx.extract import engines, openvino_network
+from vadx.extract.engine import PRECISIONS, Engine, check_engine
+from vadx.extract.engines import DEFAULT_ENGINE, ENGINES, PREFERENCE, choose_engine
 from vadx.extract.library import Backbone, extract_video, load_backbone
 from vadx.extract.openvino_network import ModelCache
 from vadx.extract.transforms import Normalizer
@@ -253,6 +253,53 @@ class Unconvertible(nn.Module):
         return torch.fft.fft(clips).real.mean((2, 3, 4)) * torch.linalg.eigvals(torch.eye(3)).real
 
 
+def test_the_tables_choice_falls_back_and_says_so(clips: Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    engine = engine_of(Unconvertible(), engine=None)
+    assert engine.name == "openvino"
+    with caplog.at_level(logging.WARNING):
+        assert engine.probe(tuple(clips.shape[1:])) == 2
+        got = engine.run(clips)
+    (message,) = caplog.messages
+    assert message.startswith("torch-eager runs this network instead of openvino: openvino cannot convert")
+    assert engine.provenance == {"engine": "torch-eager", "device": "cpu", "batch": 2}
+    np.testing.assert_array_equal(got, engine_of(Unconvertible(), engine="torch-eager").run(clips))
+
+
+def test_what_has_run_does_not_change_its_engine(
+    tiny: Backbone, clips: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(tiny.network, engine=None)
+    engine.run(clips)
+
+    def fail(network: nn.Module, shape: tuple[int, ...]) -> Any:
+        raise UsageError("openvino cannot convert it")
+
+    monkeypatch.setattr(openvino_network, "_convert", fail)
+    with pytest.raises(UsageError, match="cannot convert"):
+        engine.run(clips[..., :20])
+    assert engine.name == "openvino"
+
+
+def test_a_named_engine_may_be_allowed_to_fall_back(clips: Tensor) -> None:
+    engine = engine_of(Unconvertible(), fall_back=True)
+    engine.run(clips)
+    assert engine.name == "torch-eager"
+    with pytest.raises(UsageError, match="cannot convert"):
+        engine_of(Unconvertible(), engine=None, fall_back=False).run(clips)
+
+
+def test_the_table_passes_over_a_cpu_that_openvino_has_no_bf16_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(precision: str) -> None:
+        raise UsageError("this CPU has no bf16 arithmetic")
+
+    monkeypatch.setattr(engines, "cpu_has", lambda *flags: True)
+    monkeypatch.setattr(openvino_network, "check_openvino", refuse)
+    assert check_engine(None, "bf16", CPU) == "torch-eager"
+    assert engine_of(Unconvertible(), engine=None, precision="bf16").name == "torch-eager"
+    with pytest.raises(UsageError, match="no bf16"):
+        check_engine("openvino", "bf16", CPU)
+
+
 def test_a_network_that_cannot_be_converted_is_not_run_by_another_engine(clips: Tensor) -> None:
     with pytest.raises(UsageError, match=r"openvino cannot convert Unconvertible: .*; use --engine torch-eager"):
         engine_of(Unconvertible()).run(clips)
@@ -285,11 +332,30 @@ def test_the_table_of_engines() -> None:
     assert ENGINES["torch-eager"].runs == on_cpu | {("cuda", name) for name in PRECISIONS}
 
 
-@pytest.mark.parametrize("installed", [(), ("openvino",)])
-@pytest.mark.parametrize(("device", "precision"), sorted(ENGINES["torch-eager"].runs))
-def test_what_is_installed_does_not_choose_the_engine(device: str, precision: str, installed: tuple[str, ...]) -> None:
-    assert choose_engine(None, device, precision, installed=installed) == "torch-eager"
-    assert choose_engine("torch-eager", device, precision, installed=installed) == "torch-eager"
+@pytest.mark.parametrize(
+    ("device", "precision", "installed", "flags", "chosen"),
+    [
+        ("cpu", "fp32", ("openvino",), (), "openvino"),
+        ("cpu", "fp32", (), ("avx512_bf16",), "torch-eager"),
+        ("cpu", "bf16", ("openvino",), ("avx512f",), "torch-eager"),
+        ("cpu", "bf16", ("openvino",), ("avx512f", "avx512_bf16"), "openvino"),
+        ("cpu", "bf16", ("openvino",), ("amx_bf16",), "openvino"),
+        ("cuda", "fp32", ("openvino",), (), "torch-eager"),
+        ("cuda", "fp16", ("openvino",), (), "torch-eager"),
+    ],
+)
+def test_the_table_chooses_the_engine(
+    device: str, precision: str, installed: tuple[str, ...], flags: tuple[str, ...], chosen: str
+) -> None:
+    assert choose_engine(None, device, precision, installed=installed, cpu_flags=flags) == chosen
+    assert choose_engine("torch-eager", device, precision, installed=installed, cpu_flags=flags) == "torch-eager"
+
+
+def test_the_last_engine_of_the_table_runs_everywhere() -> None:
+    assert set(PREFERENCE) == set(ENGINES)
+    assert PREFERENCE[-1] == DEFAULT_ENGINE
+    assert ENGINES[DEFAULT_ENGINE].package is None
+    assert all(row.runs <= ENGINES[DEFAULT_ENGINE].runs for row in ENGINES.values())
 
 
 @pytest.mark.parametrize(
@@ -323,7 +389,7 @@ def test_the_callers_network_stays_as_it_was(tiny: Backbone, clips: Tensor) -> N
 def test_a_run_under_openvino_says_so_and_is_the_same_again(vadx: Vadx, tmp_path: Path) -> None:
     make_video(tmp_path / "videos/a.mp4", num_frames=11)
     command = ("extract", "--backbone", "tiny", "--weights", "random", "videos")
-    assert vadx(*command, "-o", "torch").code == 0
+    assert vadx(*command, "-o", "torch", "--engine", "torch-eager").code == 0
     assert vadx(*command, "-o", "one", "--engine", "openvino").code == 0
     ran = vadx(*command, "-o", "two", "--json", VADX_EXTRACT_ENGINE="openvino")
     assert ran.code == 0, ran.err
