@@ -232,7 +232,9 @@ class _Child:
         return self._slots[slot, :num_bytes].reshape(shape)
 
     def _send_block(self, number: int, block: video.FrameBlock, facts: VideoFacts) -> None:
-        assert self._unsent_slot is not None
+        if self._unsent_slot is None:
+            msg = "a block of frames that lie in no slot"
+            raise RuntimeError(msg)
         num_frames, height, width, channels = block.frames.shape
         self._send(
             Block(

@@ -260,7 +260,9 @@ class PooledReader:
         return item
 
     def _hold(self, block: Block) -> FrameBlock:
-        assert self.process is not None
+        if self.process is None:
+            msg = "a block of frames from no process"
+            raise RuntimeError(msg)
         self._held_slot = block.slot
         return FrameBlock(
             block.start,

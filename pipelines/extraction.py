@@ -196,9 +196,11 @@ class InFlight:
         self._decoding: list[_Pass] = []
         self._waiting: list[_Pass] = []
         self._storing: list[_Pass] = []
+        # Short videos come faster than one thread can force them to disk.
+        threads = {"network": 1, "writer": min(4, num_decoders), "hasher": 1}
         self._network, self._writer, self._hasher = (
-            self._stack.enter_context(ThreadPoolExecutor(1, name) if num_decoders else _Serial())
-            for name in ("network", "writer", "hasher")
+            self._stack.enter_context(ThreadPoolExecutor(number, name) if num_decoders else _Serial())
+            for name, number in threads.items()
         )
 
     def __enter__(self) -> Self:

@@ -50,8 +50,8 @@ def print_json(value: object) -> None:
 def print_table(headers: list[str], rows: list[list[str]]) -> None:
     """Print a table on stdout that a person can read and a script can cut: columns parted by two spaces."""
     widths = [max(len(row[i]) for row in [headers, *rows]) for i in range(len(headers))]
-    for row in [headers, *rows]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [headers, *rows])
+    click.echo("\n".join(line.rstrip() for line in lines))
 
 
 def open_store(path: Path) -> Store:
