@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import torch
 
 from ..errors import UsageError, VadxError, VideoError, WeightsError
 from ..extract.backbones import find_backbone
@@ -57,7 +58,6 @@ from .stopping import StopSignals
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -357,6 +357,9 @@ class Workbench:
         source = _Held(self._blocks, self.features.facts)
         for _ in VideoExtraction(source, self._recipe, cast("Engine", engine)):
             self._check()
+        if engine.device.type == "cuda":
+            # What was asked of a GPU is not yet done.
+            torch.cuda.synchronize(engine.device)
 
     def _new_set(self) -> FeatureSet:
         self._num_stores += 1
