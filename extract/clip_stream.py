@@ -47,6 +47,13 @@ def wants_native(recipe: Recipe) -> bool:
     return recipe.transform.jpeg == "ffmpeg" and recipe.transform.pre_resize is None
 
 
+def input_shape(recipe: Recipe) -> tuple[int, ...]:
+    """Give the shape of one network input: ``(C, T, size, size)`` of a clip or ``(C, size, size)`` of a frame."""
+    channels = 3 if recipe.flow is None else 2 * recipe.flow.stack
+    length = (recipe.sampling.clip_length,) if recipe.network.temporal == "clip" else ()
+    return (channels, *length, recipe.transform.crop, recipe.transform.crop)
+
+
 def _channels_first(image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(image.copy()).permute(2, 0, 1)
 

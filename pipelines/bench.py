@@ -27,7 +27,6 @@ from ..errors import UsageError, VadxError, VideoError, WeightsError
 from ..extract.backbones import find_backbone
 from ..extract.clip_stream import wants_native
 from ..extract.engine import DEFAULT_BATCH, check_engine, pick_device
-from ..extract.engines import choose_engine
 from ..extract.extractor import VideoExtraction
 from ..extract.isolate import DecodePool, InlineDecoders
 from ..extract.package_source import file_sha256
@@ -176,7 +175,9 @@ class Workbench:
             weights=order.plan.weights,
             device=str(device),
             batch=order.batch or DEFAULT_BATCH[device.type, frame_wise],
-            engine=choose_engine(order.engine, device.type, self._recipe.precision),
+            engine=check_engine(order.engine, self._recipe.precision, device),
+            is_batch_fixed=order.batch is not None,
+            is_engine_fixed=order.engine is not None,
         )
         # A video keeps one decoder busy.
         self._entries = [Entry(f"bench{number}", order.video) for number in range(max(1, order.num_decoders))]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
+
+from ..extract.engines import cpu_has
 
 if TYPE_CHECKING:
     from .extraction import Effort
@@ -17,6 +18,9 @@ Part = Literal["decode", "network", "preprocess"]
 
 _BUSY = 0.75
 """A network that runs for this share of the time limits the run: the rest of the pipeline cannot win more."""
+
+_AMPERE = 8
+"""Compute capability of the first GPUs with bf16 and TF32 matrix units."""
 
 _SHORT_SECONDS = 5.0
 """Runs below this are mostly their own beginning and end, and teach nothing."""
@@ -73,21 +77,23 @@ GAINS: Mapping[tuple[str, str, str], Gain] = MappingProxyType(
             "pip install 'vadx[cpu]'", 2, "I3D, C3D and R(2+1)D on a CPU with AMX"
         ),
         ("cpu+amx", "openvino", "fp32"): Gain("--precision bf16", 3.5, "I3D, C3D and R(2+1)D on a CPU with AMX"),
+        ("cuda+bf16", "torch-eager", "fp32"): Gain("--precision bf16 or tf32", 4, "by its arithmetic rates"),
     }
 )
 """(device, engine, precision) -> what gains more than 1.5 times there. Other precisions are other recipes."""
 
 
-def cpu_kind(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Give ``cpu+amx`` for a CPU that multiplies bf16 matrices in tiles, else ``cpu``."""
-    try:
-        return "cpu+amx" if "amx_bf16" in cpuinfo.read_text().split() else "cpu"
-    except OSError:
-        return "cpu"
+def device_kind(device: str) -> str:
+    """Give ``cpu`` or ``cuda``, with ``+amx`` or ``+bf16`` where it multiplies bf16 matrices many times faster."""
+    if device == "cpu":
+        return "cpu+amx" if cpu_has("amx_bf16") else "cpu"
+    import torch
+
+    return "cuda+bf16" if torch.cuda.get_device_capability(device)[0] >= _AMPERE else "cuda"
 
 
 def advice(part: Part, job: Job, num_decoders: int, *, device: str, cores: int) -> str:
-    """Say in one line what to change where this part limits a run. ``device`` is ``cpu_kind()`` or ``cuda``."""
+    """Say in one line what to change where this part limits a run; ``device`` as `device_kind` gives it."""
     if part == "decode":
         if num_decoders < cores:
             return (

@@ -23,8 +23,9 @@ Status = Literal["done", "current", "degraded", "failed"]
 class Job:
     """What every video of a run has in common. Picklable; holds no open file and no network.
 
-    ``weights`` is what the network is loaded with; ``batch`` and ``engine`` are fixed, because features are promised
-    bit for bit only for one batch shape and one engine.
+    ``weights`` is what the network is loaded with; ``batch`` and ``engine`` are settled before the first clip, because
+    features are promised bit for bit only for one batch shape and one engine. ``is_batch_fixed`` and
+    ``is_engine_fixed`` say whether somebody asked for them, so that no other may be taken.
     """
 
     set_path: Path
@@ -34,6 +35,8 @@ class Job:
     device: str
     batch: int
     engine: str = DEFAULT_ENGINE
+    is_batch_fixed: bool = True
+    is_engine_fixed: bool = True
     force: bool = False
     retry_failed: bool = False
     strict: bool = False
@@ -71,15 +74,18 @@ _engines: dict[tuple[str, ...], Engine] = {}
 
 
 def engines_for(jobs: Sequence[Job], run: Sequence[Job] = ()) -> list[Engine]:
-    """Give this process's engines for jobs; a network is loaded once, when the first video needs it.
+    """Give this process's engines for jobs; a network is loaded and tried once, when the first video needs it.
 
     Those of ``run``, all jobs of the run, are kept.
 
     Raises
     ------
+    ResourceError
+        if memory does not suffice for a batch.
     WeightsError
         if the weights are missing, or are no longer those of the recipe.
     """
+    from ..extract.clip_stream import input_shape
     from ..extract.library import load_backbone, make_engine
 
     wanted = [_engine_key(job) for job in jobs]
@@ -93,7 +99,16 @@ def engines_for(jobs: Sequence[Job], run: Sequence[Job] = ()) -> list[Engine]:
         if loaded.weights_sha256 != job.recipe.weights:
             msg = f"the weights {job.weights} changed while the run was going on; start it again"
             raise WeightsError(msg)
-        _engines[key] = make_engine(loaded, job.recipe, device=job.device, batch=job.batch, engine=job.engine)
+        engine = make_engine(
+            loaded,
+            job.recipe,
+            device=job.device,
+            batch=job.batch,
+            engine=job.engine,
+            fall_back=not job.is_engine_fixed,
+        )
+        engine.probe(input_shape(job.recipe), fixed=job.is_batch_fixed)
+        _engines[key] = engine
     return [_engines[key] for key in wanted]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import rich_click as click
 
 from ...errors import UsageError, VadxError
-from ...extract.engines import DEFAULT_ENGINE, ENGINES
+from ...extract.engines import ENGINES, PREFERENCE
 from ...features import recipe as recipes
 from .common import DEFAULT_STORE, json_option
 
@@ -67,7 +67,11 @@ if TYPE_CHECKING:
 @click.option("--weights", help="A name of `vadx weights ls`, a file, or random[:SEED].")
 @click.option("--device", "-d", default="auto", help="cpu, cuda, cuda:N, or auto.")
 @click.option("--batch", type=click.IntRange(min=1), help="Clips in a batch; fixed for a run.")
-@click.option("--engine", type=click.Choice(list(ENGINES)), help=f"What runs the network.  [default: {DEFAULT_ENGINE}]")
+@click.option(
+    "--engine",
+    type=click.Choice(list(ENGINES)),
+    help="What runs the network.  [default: the first of " + ", ".join(PREFERENCE) + " that can]",
+)
 @click.option(
     "--decoders",
     type=click.IntRange(min=0, max=64),
@@ -242,12 +246,11 @@ def decoders_of(options: dict[str, Any]) -> int:
 
 def advise(effort: Effort, job: Job, num_decoders: int) -> None:
     """Say what limited a run and what to change, where it was long enough to tell."""
-    from ..capacity import advice, bottleneck, cpu_kind, usable_cores
+    from ..capacity import advice, bottleneck, device_kind, usable_cores
 
     part = bottleneck(effort)
     if part is not None:
-        device = cpu_kind() if job.device == "cpu" else "cuda"
-        say(advice(part, job, num_decoders, device=device, cores=usable_cores()))
+        say(advice(part, job, num_decoders, device=device_kind(job.device), cores=usable_cores()))
 
 
 def _check_files(plans: Sequence[Plan]) -> None:
@@ -268,8 +271,7 @@ def _check_files(plans: Sequence[Plan]) -> None:
 def make_job(plan: Plan, feature_set: FeatureSet, options: dict[str, Any]) -> Job:
     """Give the job of a plan: the batch shape is settled here, once for the run."""
     from ...extract.backbones import find_backbone
-    from ...extract.engine import DEFAULT_BATCH, pick_device
-    from ...extract.engines import choose_engine
+    from ...extract.engine import DEFAULT_BATCH, check_engine, pick_device
     from ..job import Job
 
     device = pick_device(options["device"])
@@ -281,7 +283,9 @@ def make_job(plan: Plan, feature_set: FeatureSet, options: dict[str, Any]) -> Jo
         weights=plan.weights,
         device=str(device),
         batch=options["batch"] or default,
-        engine=choose_engine(options.get("engine"), device.type, plan.recipe.precision),
+        engine=check_engine(options.get("engine"), plan.recipe.precision, device),
+        is_batch_fixed=options["batch"] is not None,
+        is_engine_fixed=options.get("engine") is not None,
         **{name: options[name] for name in ("force", "retry_failed", "strict", "allow_partial")},
     )
 

@@ -13,7 +13,7 @@ import pytest
 
 from support import Ran, make_video
 from vadx.extract import engine as engines
-from vadx.pipelines.capacity import GAINS, advice, bottleneck, cpu_kind, default_decoders
+from vadx.pipelines.capacity import GAINS, advice, bottleneck, default_decoders
 from vadx.pipelines.extraction import Effort, process_videos
 from vadx.pipelines.inputs import Entry
 
@@ -51,6 +51,8 @@ def test_clips_of_several_videos_fill_one_batch(six_videos: Path, vadx_here: Vad
     ran = vadx_here(*TINY[:-1], "7", six_videos, "--out", "store", "--json")
     num_clips = sum(line["num_clips"] for line in json_lines(ran.out) if line["event"] == "video")
     assert num_clips > 7
+    # The first is that of the probe, before there are clips.
+    assert runs.pop(0) == 7
     assert runs == [7] * (num_clips // 7) + [num_clips % 7] * (num_clips % 7 > 0)
 
 
@@ -212,9 +214,60 @@ class TestWhatLimited:
         assert [default_decoders("cpu", cores) for cores in (1, 2, 8, 64)] == [1, 1, 2, 4]
         assert [default_decoders("cuda", cores) for cores in (1, 2, 16, 64)] == [1, 1, 15, 16]
 
-    def test_amx_is_read_from_the_flags(self, tmp_path: Path) -> None:
-        (tmp_path / "cpuinfo").write_text("flags\t: fpu amx_bf16 avx\n")
-        assert cpu_kind(tmp_path / "cpuinfo") == "cpu+amx"
-        (tmp_path / "cpuinfo").write_text("flags\t: fpu avx512_bf16\n")
-        assert cpu_kind(tmp_path / "cpuinfo") == "cpu"
-        assert cpu_kind(tmp_path / "absent") == "cpu"
+
+class TestMemoryThatDoesNotSuffice:
+    @pytest.fixture
+    def room(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+        """Let batches above ``inputs`` run out of memory."""
+        limit = {"inputs": 3}
+        really = engines.EagerNetwork.__call__
+
+        def limited(self: engines.EagerNetwork, inputs: Any) -> Any:
+            if len(inputs) > limit["inputs"]:
+                raise MemoryError
+            return really(self, inputs)
+
+        monkeypatch.setattr(engines.EagerNetwork, "__call__", limited)
+        return limit
+
+    @pytest.mark.usefixtures("room")
+    def test_the_batch_is_halved_before_the_first_clip_and_recorded(self, six_videos: Path, vadx_here: Vadx) -> None:
+        from vadx.features import Store
+
+        ran = vadx_here("extract", "-b", "tiny", "--weights", "random", six_videos, "--out", "store", "-d", "cpu")
+        assert ran.code == 0, ran.err
+        batch = Store("store")["tiny"]["Abuse/clip001_x264"].provenance["batch"]
+        assert isinstance(batch, int)
+        assert 1 <= batch <= 3
+
+    @pytest.mark.usefixtures("room")
+    def test_a_batch_that_was_asked_for_is_refused_with_the_one_that_fits(
+        self, six_videos: Path, vadx_here: Vadx
+    ) -> None:
+        ran = vadx_here(*TINY[:-1], "12", six_videos, "--out", "store")
+        assert ran.code == 6
+        assert "--batch 3" in ran.err
+        assert "Traceback" not in ran.err
+        assert vadx_here("ls", "tiny", "--store", "store", "-q").out == ""
+
+    def test_running_out_later_ends_the_run_and_the_same_command_resumes(
+        self, six_videos: Path, vadx_here: Vadx, store: Path, tmp_path: Path, room: dict[str, int]
+    ) -> None:
+        from vadx.pipelines import job
+
+        order = (*TINY, six_videos, "--out", "other")
+        really = job.engines_for
+
+        def shrinking(*arguments: Any) -> Any:
+            found = really(*arguments)
+            room["inputs"] = 2
+            return found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("vadx.pipelines.extraction.engines_for", shrinking)
+            ran = vadx_here(*order)
+        assert ran.code == 6
+        assert "memory" in ran.err
+        room["inputs"] = 3
+        assert vadx_here(*order).code == 0
+        assert shard_hashes(tmp_path / "other") == shard_hashes(store)
