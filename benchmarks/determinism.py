@@ -42,8 +42,10 @@ from vadx.features.recipe import Transform
 Values = np.ndarray[Any, np.dtype[np.float32]]
 
 NETWORKS = ("i3d", "r2plus1d", "c3d", "tsn-bninception")
-REAL: Mapping[str, str] = MappingProxyType({"i3d": "i3d-rgb-k400-tfhub", "tsn-efficientnet-lite0": ""})
-"""Backbone -> its weights' name, empty for those of its preset."""
+REAL: Mapping[str, str] = MappingProxyType(
+    {"i3d": "i3d-rgb-k400-tfhub", "tsn:timm/tf_efficientnet_lite0": "efficientnet-lite0-imagenet"}
+)
+"""Backbone -> its weights' name."""
 
 BATCH = 2
 
@@ -183,7 +185,7 @@ def main() -> None:
                     keep({"network": name, "engine": engine, "precision": precision, "same_bits": same})
             keep({"network": name, "weights": "random", "distances": distances(runs, inputs[:2])})
         for name, weights in REAL.items() if arguments.real else ():
-            backbone = load_backbone(name, weights or None)
+            backbone = load_backbone(name, weights)
             runs = Runs(backbone, backbone.recipe.transform, Path(cache))
             inputs = real_inputs(backbone, arguments.real, limit=arguments.limit)
             keep({"network": name, "weights": "real", "distances": distances(runs, inputs)})

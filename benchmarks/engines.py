@@ -78,7 +78,7 @@ def compare(name: str, precision: str, repeats: int) -> dict[str, Any]:
     inputs = torch.randint(0, 256, (batch, *NETWORKS[name]), dtype=torch.uint8, generator=generator)
     calibrate(backbone.network, Normalizer(TRANSFORM, None)(inputs, torch.zeros(batch, dtype=torch.int64)))
     options: dict[str, Any] = {"device": torch.device("cpu"), "batch": batch}
-    exact = Engine(backbone.network, TRANSFORM, precision="fp32", **options).run(inputs)
+    exact = Engine(backbone.network, TRANSFORM, precision="fp32", engine="torch-eager", **options).run(inputs)
     names = ("torch-eager", "openvino")
     engines = {
         engine: Engine(backbone.network, TRANSFORM, precision=precision, engine=engine, **options) for engine in names

@@ -145,7 +145,7 @@ def _compiled(model: Any, hint: str) -> Any:
 def _convert(network: nn.Module, shape: tuple[int, ...]) -> Any:
     openvino = _openvino()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), _logging_as_it_was(), warnings.catch_warnings():
             # Of torch's tracer: shapes become constants, which is what is wanted.
             warnings.simplefilter("ignore")
             model = openvino.convert_model(network, example_input=torch.zeros(shape), input=[list(shape)])
@@ -157,6 +157,18 @@ def _convert(network: nn.Module, shape: tuple[int, ...]) -> Any:
         msg = f"openvino cannot convert {type(network).__name__} for one shape; use --engine {DEFAULT_ENGINE}"
         raise UsageError(msg)
     return model
+
+
+@contextmanager
+def _logging_as_it_was() -> Iterator[None]:
+    """Undo what a conversion that fails leaves behind: a root logger that lets no warning of the program through."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, root.filters[:], root.handlers[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters, root.handlers = filters, handlers
 
 
 def _key(network: nn.Module, identity: str, shape: tuple[int, ...]) -> str:
