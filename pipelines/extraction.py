@@ -115,7 +115,7 @@ class Effort:
     Attributes
     ----------
     seconds
-        from the first video to the last.
+        from the first video to the last, the loading of networks left out.
     network_busy
         in which the network ran.
     waited_for_network, waited_for_frames
@@ -307,7 +307,10 @@ class InFlight:
         from ..extract.extractor import VideoPass
 
         entry, job = video.entry, tasks[0].job
+        began = time.perf_counter()
         engines = engines_for([task.job for task in tasks], self._jobs)
+        # Loading and converting a network is done once, and says nothing of the videos.
+        self._began += time.perf_counter() - began
         with ExitStack() as stack:
             reader = self._decoders_of_run().open(
                 entry.path,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from ...extract.engines import DEFAULT_ENGINE
 from .common import human_bytes, print_table
 from .extract import advise, decoders_of, make_job, report, say
 
@@ -43,7 +44,8 @@ def demo(out: Path, device: str) -> int:
         say("what follows shows that the machinery runs; it says nothing about the clips")
     store = Store(out / "store")
     feature_set = store.create(plan.recipe, slug=plan.slug, preset=plan.preset_name, weights_name=plan.weights_name)
-    options = {"device": device, "batch": None}
+    # Three clips are over before another engine has converted the network.
+    options = {"device": device, "batch": None, "engine": DEFAULT_ENGINE}
     flags = dict.fromkeys(("force", "retry_failed", "strict", "allow_partial"), False)
     job = make_job(plan, feature_set, {**options, **flags})
     found = find_videos([str(material.folder)])
