@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.nn.utils.parametrize import is_parametrized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +22,7 @@ TOLERANCE = 1e-5
 """The largest relative L2 between a network's float32 features before and after folding; docs/numerics.md has what
 was measured. A network that lies further off runs unfolded."""
 
-# Exact types: a subclass may compute something else.
+# Exact types: a subclass may compute something else, and a parametrized module is one.
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -119,7 +118,7 @@ def _candidates(network: nn.Module) -> Mapping[str, Any]:
         if type(module) in (*_CONVOLUTIONS, *_NORMS)
         and places[id(module)] == 1
         and all(owners[id(tensor)] == 1 for tensor in module._parameters.values() if tensor is not None)
-        and not (is_parametrized(module) or module._forward_hooks or module._forward_pre_hooks)
+        and not (module._forward_hooks or module._forward_pre_hooks)
         and not (type(module) in _NORMS and module.running_mean is None)
     }
 

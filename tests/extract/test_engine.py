@@ -183,14 +183,15 @@ def test_another_thread_of_the_program_gives_the_same(tiny: Backbone) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_callers_network_is_left_alone(precision: str) -> None:
-    network = nn.Sequential(nn.Conv3d(3, 4, 3, bias=False), nn.BatchNorm3d(4), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+@pytest.mark.parametrize("norm", [nn.BatchNorm3d, nn.InstanceNorm3d])
+def test_the_callers_network_is_left_alone(precision: str, norm: type[nn.Module]) -> None:
+    network = nn.Sequential(nn.Conv3d(3, 4, 3, bias=False), norm(4), nn.AdaptiveAvgPool3d(1), nn.Flatten())
     network.eval()
     before = {name: (tensor.clone(), tensor.stride()) for name, tensor in network.state_dict().items()}
     transform = load_backbone("tiny", "random:3").recipe.transform
     options: dict[str, Any] = {"device": CPU, "precision": precision, "batch": 1, "engine": "torch-eager"}
     Engine(network, transform, **options).run(torch.zeros((1, *SHAPE), dtype=torch.uint8))
-    assert [type(module) for module in network] == [nn.Conv3d, nn.BatchNorm3d, nn.AdaptiveAvgPool3d, nn.Flatten]
+    assert [type(module) for module in network] == [nn.Conv3d, norm, nn.AdaptiveAvgPool3d, nn.Flatten]
     for name, tensor in network.state_dict().items():
         assert (tensor.dtype, tensor.stride()) == (before[name][0].dtype, before[name][1])
         assert torch.equal(tensor, before[name][0])
