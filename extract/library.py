@@ -277,7 +277,8 @@ def extract_video(
 ) -> ClipFeatures:
     """Compute one video's features, without a store.
 
-    ``recipe`` defaults to the backbone's own, ``engine`` to the choice of `engines.PREFERENCE`. Memory holds the features and one batch of clips.
+    ``recipe`` defaults to the backbone's own, ``engine`` to the choice of `engines.PREFERENCE`. Memory
+    holds the features and one batch of clips.
 
     Raises
     ------
