@@ -136,7 +136,7 @@ class PlainDisplay(QuietDisplay):
         self._verbose = verbose
         self._last = time.perf_counter()
         self._frames_before = 0
-        self._running = 0
+        self._running: dict[str, int] = {}
         self._num_videos = 0
         self._started = self._last
 
@@ -145,19 +145,18 @@ class PlainDisplay(QuietDisplay):
         self._started = self._last = time.perf_counter()
 
     def frames(self, entry: Entry, num_frames: int) -> None:
-        self._running = num_frames
+        self._running[entry.id] = num_frames
         now = time.perf_counter()
         if now - self._last >= PLAIN_LINE_SECONDS:
             self._last = now
-            total = self._frames_before + num_frames
+            total = self._frames_before + sum(self._running.values())
             print(
                 f"{entry.id}: frame {num_frames}; {total} frames in all, {total / (now - self._started):.0f} frames/s",
                 file=sys.stderr,
             )
 
     def end(self, outcome: Outcome, tally: Tally) -> None:
-        self._frames_before += self._running
-        self._running = 0
+        self._frames_before += self._running.pop(outcome.id, 0)
         if self._verbose or outcome.status == "failed":
             print(f"[{len(tally.outcomes)}/{self._num_videos}] {describe(outcome)}", file=sys.stderr)
 
@@ -201,6 +200,7 @@ class RichDisplay(QuietDisplay):
             task = self._progress.add_task(printable(entry.id), total=declared, speed="")
             self._running[entry.id] = _Running(task, declared, fps, time.perf_counter())
         running = self._running[entry.id]
+        running.num_frames = num_frames
         now = time.perf_counter()
         self._progress.update(
             running.task,
@@ -209,12 +209,12 @@ class RichDisplay(QuietDisplay):
             speed=f"{num_frames / max(now - running.began, 1e-9):.0f} frames/s",
         )
         elapsed = max(now - self._started, 1e-9)
-        frames = self._seen_frames + num_frames
-        seconds = self._seen_seconds + (num_frames / running.fps if running.fps else 0.0)
+        frames = self._seen_frames + sum(one.num_frames for one in self._running.values())
+        seconds = self._seen_seconds + sum(one.seconds for one in self._running.values())
         self._progress.update(
             self._overall,
             completed=frames,
-            total=self._expected_frames(entry, max(running.num_declared or 0, num_frames)),
+            total=self._expected_frames(),
             speed=f"{frames / elapsed:.0f} frames/s  ×{seconds / elapsed:.1f} real time",
         )
 
@@ -234,20 +234,26 @@ class RichDisplay(QuietDisplay):
     def stop(self) -> None:
         self._progress.stop()
 
-    def _expected_frames(self, entry: Entry, own_frames: int) -> float | None:
+    def _expected_frames(self) -> float | None:
         """Estimate all frames of the run: those seen, and for files not yet opened the frames a byte seen so far."""
-        seen_bytes = self._seen_bytes + self._sizes.get(entry.id, 0)
+        seen_bytes = self._seen_bytes + sum(self._sizes.get(name, 0) for name in self._running)
+        own_frames = sum(max(one.num_declared or 0, one.num_frames) for one in self._running.values())
         seen_frames = self._seen_frames + own_frames
-        waiting = sum(size for name, size in self._sizes.items() if name != entry.id)
+        waiting = sum(size for name, size in self._sizes.items() if name not in self._running)
         return seen_frames + waiting * seen_frames / seen_bytes if seen_bytes else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
     task: TaskID
     num_declared: int | None
     fps: float
     began: float
+    num_frames: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.num_frames / self.fps if self.fps else 0.0
 
 
 def _declared(entry: Entry) -> tuple[int | None, float]:
