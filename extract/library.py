@@ -151,7 +151,7 @@ def make_engine(
     """Give the engine of a recipe, with the mean and the flow network that its hashes stand for.
 
     ``engine`` is a name of the table ENGINES, None for the table's choice; ``fall_back`` as for `Engine`. A network
-    that it converts is kept in the cache folder, unless its weights are random.
+    that it converts is kept in the cache folder.
 
     Raises
     ------
@@ -186,11 +186,9 @@ def make_engine(
     )
 
 
-def _model_cache(backbone: Backbone) -> ModelCache | None:
+def _model_cache(backbone: Backbone) -> ModelCache:
     from .openvino_network import ModelCache
 
-    if backbone.weights_sha256.startswith("random:"):
-        return None
     switches = sorted(backbone.preset.network.switches.items())
     return ModelCache(weights_cache.cache_home() / "openvino", f"{backbone.name} {switches}")
 

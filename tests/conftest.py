@@ -10,9 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from support import CACHE, PLUGINS, SERIAL, Ran, make_video, skip_or_fail, vadx_environment
+from support import CACHE, ENGINE, PLUGINS, SERIAL, Ran, make_video, skip_or_fail, vadx_environment
 
 sys.path.insert(0, str(PLUGINS))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_engine() -> Iterator[None]:
+    """Let the library take the engine of the tests where none is named."""
+    from vadx.extract import engines
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "PREFERENCE", (ENGINE,))
+        yield
 
 
 @pytest.fixture

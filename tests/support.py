@@ -39,10 +39,12 @@ class Ran:
     err: str
 
 
-TORCH = {"VADX_EXTRACT_ENGINE": "torch-eager"}
-"""The engine of tests that are not about engines: another may have to convert each network first."""
+ENGINE = os.environ.get("VADX_TEST_ENGINE", "torch-eager")
+"""The engine of tests that are not about engines: others may have to convert each network first."""
 
-SERIAL = {**TORCH, "VADX_EXTRACT_DECODERS": "0"}
+ONE_ENGINE = {"VADX_EXTRACT_ENGINE": ENGINE}
+
+SERIAL = {**ONE_ENGINE, "VADX_EXTRACT_DECODERS": "0"}
 """And nothing at once, so that what happens has an order."""
 
 
@@ -50,7 +52,7 @@ def vadx_environment(**extra: str) -> dict[str, str]:
     """Give the environment of a user who has installed the tiny backbone, with none of vadx's settings."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("VADX_")}
     path = os.pathsep.join([str(PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**inherited, "PYTHONPATH": path, "COLUMNS": "100", **TORCH, **extra}
+    return {**inherited, "PYTHONPATH": path, "COLUMNS": "100", **ONE_ENGINE, **extra}
 
 
 def picture(index: int, width: int, height: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:

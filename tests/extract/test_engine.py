@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from support import make_video, picture
 from vadx.errors import FeatureError, ResourceError, UsageError, VideoError
 from vadx.extract import engine as engine_module
-from vadx.extract import engines
 from vadx.extract.engine import PRECISIONS, Engine, pick_device, usable_cores
 from vadx.extract.extractor import VideoExtraction
 from vadx.extract.library import Backbone, extract_video, load_backbone
@@ -30,12 +29,6 @@ CPU = torch.device("cpu")
 def relative_l2(got: Any, expected: Any) -> float:
     difference = np.linalg.norm(np.asarray(got, np.float64) - np.asarray(expected, np.float64))
     return float(difference / np.linalg.norm(np.asarray(expected, np.float64)))
-
-
-@pytest.fixture(autouse=True)
-def _torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Converting a network for OpenVINO costs seconds: what is tested here is the same under every engine."""
-    monkeypatch.setattr(engines, "PREFERENCE", ("torch-eager",))
 
 
 @pytest.fixture(scope="module")
