@@ -14,7 +14,7 @@ from PIL import Image
 
 from support import make_video, picture
 from vadx.errors import FeatureError, UsageError, VideoError
-from vadx.extract.clip_stream import InputStream, Timeline
+from vadx.extract.clip_stream import InputStream, Timeline, first_inputs, input_shape
 from vadx.extract.extractor import SharedExtraction, VideoExtraction
 from vadx.extract.library import Backbone, extract_video, load_backbone, make_engine
 from vadx.extract.video import FrameBlock, VideoReader
@@ -335,3 +335,12 @@ def test_containers_and_b_frames_do_not_change_a_bit(tmp_path: Any, backbone: st
         # Each container counts time in its own unit: mkv in milliseconds, which a frame of 40 ms fits exactly.
         np.testing.assert_allclose(pts, first_pts, atol=1e-9, err_msg=name)
         np.testing.assert_allclose(got.seconds - got.seconds[0, 0], first.seconds - first.seconds[0, 0], atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-frames", "tiny-flow"])
+def test_the_shape_that_a_batch_is_probed_with_is_that_of_its_inputs(name: str) -> None:
+    backbone = load_backbone(name, "random:1")
+    engine = make_engine(backbone, backbone.recipe, device="cpu", batch=2)
+    inputs = first_inputs(Frames(), backbone.recipe, engine.estimate_flow)
+    assert inputs is not None
+    assert inputs.shape[2:] == input_shape(backbone.recipe)
