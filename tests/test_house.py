@@ -136,7 +136,7 @@ PUBLIC = {
     "vadx.features": ["Bag", "Clip", "ClipFeatures", "FeatureSet", "Recipe", "Store", "concatenate"],
     "vadx.extract": ["Backbone", "extract_video", "load_backbone", "probe_video"],
     "vadx.extract.transforms": ["five_crop", "resize", "ten_crop"],
-    "vadx.detectors": [],
+    "vadx.detectors": ["Detections", "Tube", "multivariate_tubes", "unary_tubes"],
     "vadx.pipelines": [],
 }
 
@@ -182,6 +182,12 @@ def test_reading_loads_neither_torch_nor_av() -> None:
     loaded = loaded_after("from vadx.features import Store, Clip, Recipe")
     assert "h5py" in loaded
     assert {"torch", "av", "msgspec", "click"} & loaded == set()
+
+
+def test_linking_loads_neither_torch_nor_av() -> None:
+    loaded = loaded_after("from vadx.detectors import Detections, Tube, multivariate_tubes, unary_tubes")
+    assert "vadx.detectors.linking" in loaded
+    assert {"torch", "torchvision", "av", "h5py", "msgspec", "click"} & loaded == set()
 
 
 def test_extracting_loads_only_its_few_libraries() -> None:
