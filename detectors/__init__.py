@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .detections import Detections
     from .linking import multivariate_tubes, unary_tubes
+    from .loading import load_detector
     from .tubes import Tube
 
-__all__ = ["Detections", "Tube", "multivariate_tubes", "unary_tubes"]
+__all__ = ["Detections", "Tube", "load_detector", "multivariate_tubes", "unary_tubes"]
 
 _HOMES = {
     "Detections": "detections",
     "Tube": "tubes",
+    "load_detector": "loading",
     "multivariate_tubes": "linking",
     "unary_tubes": "linking",
 }

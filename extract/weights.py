@@ -17,7 +17,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WeightsError
-from .package_source import PackageMember, fetch_member, file_sha256, is_offline, read_member
+from .package_source import PackageMember, fetch_member, is_offline, read_member
+from .package_source import file_sha256 as file_sha256
+from .weights_detectors import NANODET
+from .weights_detectors import ROWS as DETECTOR_ROWS
 from .weights_entry import WeightsEntry as WeightsEntry
 from .weights_papers import ROWS as PAPER_ROWS
 from .weights_zoo import ROWS as ZOO_ROWS
@@ -25,7 +28,9 @@ from .weights_zoo import ROWS as ZOO_ROWS
 if TYPE_CHECKING:
     from torch import Tensor
 
-WEIGHTS: Mapping[str, WeightsEntry] = MappingProxyType({row.name: row for row in (*PAPER_ROWS, *ZOO_ROWS)})
+WEIGHTS: Mapping[str, WeightsEntry] = MappingProxyType(
+    {row.name: row for row in (*PAPER_ROWS, *ZOO_ROWS, *DETECTOR_ROWS)}
+)
 """Name -> checkpoint."""
 
 
@@ -61,6 +66,11 @@ def find_entry(name: str) -> WeightsEntry:
         msg = f"there are no weights named {name!r}; there are: {', '.join(WEIGHTS)}"
         raise WeightsError(msg)
     return WEIGHTS[name]
+
+
+def entries_of(owner: str) -> list[WeightsEntry]:
+    """Give the table's rows of one backbone, or of one detector."""
+    return [entry for entry in WEIGHTS.values() if entry.backbone == owner]
 
 
 def record_of(name: str) -> WeightsRecord | None:
@@ -129,6 +139,28 @@ def load(name: str) -> dict[str, Tensor]:
     if problem is not None:
         raise WeightsError(problem)
     return safetensors.torch.load_file(_file_of(name))
+
+
+def read_own(path: Path) -> dict[str, Tensor]:
+    """Read a user's own checkpoint, of any known format, as a state dict under the names that stand in it.
+
+    Raises
+    ------
+    WeightsError
+        if it is not there, holds anything but tensors, is broken, or is refused as unsafe.
+    """
+    import torch
+
+    from .checkpoints import read_checkpoint
+
+    if not path.is_file():
+        msg = f"{path}: {'not a file' if path.exists() else 'no such file'}"
+        raise WeightsError(msg)
+    state = read_checkpoint(path)
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        msg = f"{path} holds more than tensors: give the file of a state dict"
+        raise WeightsError(msg)
+    return state
 
 
 def load_by_digest(kind: str, published_sha256: str) -> dict[str, Tensor]:
@@ -254,8 +286,19 @@ def _flow_tensors(_entry: WeightsEntry, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _detector_tensors(entry: WeightsEntry, path: Path) -> dict[str, Tensor]:
+    from .weights_detectors import read_nanodet
+
+    return read_nanodet(path) if entry.name == NANODET else read_own(path)
+
+
 _CONVERT: Mapping[str, Callable[[WeightsEntry, Path], dict[str, Tensor]]] = MappingProxyType(
-    {"network": _network_tensors, "mean_cube": _mean_cube_tensors, "flow": _flow_tensors}
+    {
+        "network": _network_tensors,
+        "mean_cube": _mean_cube_tensors,
+        "flow": _flow_tensors,
+        "detector": _detector_tensors,
+    }
 )
 
 

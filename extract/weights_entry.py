@@ -16,8 +16,9 @@ class WeightsEntry:
     none: then the first one fetched is recorded and held from then on. ``sha256_prefix`` is a part that the publisher
     put into the file's name. ``trained_for`` is a preset; ``label`` names what it was trained on in a feature set's
     folder. ``caution`` is told to whoever extracts with it. ``kind`` says what the file holds: a network of
-    ``backbone``, a mean for every pixel of a clip, or a network that computes flow. ``torchscript``: the file is a
-    TorchScript program, run to get at its tensors once its hash is checked.
+    ``backbone``, a mean for every pixel of a clip, a network that computes flow, or a detector, which then is what
+    ``backbone`` names. ``torchscript``: the file is a TorchScript program, run to get at its tensors once its hash is
+    checked.
     """
 
     name: str
@@ -31,7 +32,7 @@ class WeightsEntry:
     sha256: str | None = None
     sha256_prefix: str = ""
     caution: str = ""
-    kind: Literal["network", "mean_cube", "flow"] = "network"
+    kind: Literal["network", "mean_cube", "flow", "detector"] = "network"
     torchscript: bool = False
 
     def __post_init__(self) -> None:

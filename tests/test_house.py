@@ -136,7 +136,7 @@ PUBLIC = {
     "vadx.features": ["Bag", "Clip", "ClipFeatures", "FeatureSet", "Recipe", "Store", "concatenate"],
     "vadx.extract": ["Backbone", "extract_video", "load_backbone", "probe_video"],
     "vadx.extract.transforms": ["five_crop", "resize", "ten_crop"],
-    "vadx.detectors": ["Detections", "Tube", "multivariate_tubes", "unary_tubes"],
+    "vadx.detectors": ["Detections", "Tube", "load_detector", "multivariate_tubes", "unary_tubes"],
     "vadx.pipelines": [],
 }
 
