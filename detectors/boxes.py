@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .detections import Detections
+    from .settings import LinkSettings
+
+    Pairs = tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.float64]]
 
 PAIRS_AT_ONCE = 2**17
-"""Pairs of boxes compared at once: about 15 MB of intermediate values, which stay near the processor."""
+"""Pairs of boxes compared at once: about 10 MB of intermediate values, which stay near the processor."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,26 +63,29 @@ def concatenate_tables(parts: Sequence[BoxTable]) -> BoxTable:
     )
 
 
-def ranked_boxes(
-    detections: Detections, *, first_row: int = 0, min_score: float | None = None, nms_threshold: float | None = None
-) -> BoxTable:
+def ranked_boxes(detections: Detections, settings: LinkSettings, *, first_row: int = 0) -> BoxTable:
     """Give the boxes that take part, sorted by (frame, -score, x1, y1, x2, y2, label, row): by rank in each frame.
 
-    Invalid boxes are left out, and those below ``min_score``. With ``nms_threshold`` a box goes whose IoU with a
-    better box of its frame that stays, of whatever category, is greater. Rows are counted from ``first_row``.
+    Invalid boxes are left out, and those that ``settings`` leave out by class, score or class-agnostic NMS: there a box
+    goes that overlaps a better one of its frame that stays. Labels are those of their groups. Rows are counted from
+    ``first_row``.
     """
     chosen = detections.valid
-    if min_score is not None:
-        chosen &= detections.scores >= min_score
+    if settings.min_score is not None:
+        chosen &= detections.scores >= settings.min_score
+    if settings.classes is not None:
+        chosen &= np.isin(detections.labels, settings.classes)
     rows = np.flatnonzero(chosen)
     sample = (detections.frame_index[rows] // detections.stride).astype(np.int32)
     box, score, label = detections.boxes[rows], detections.scores[rows], detections.labels[rows]
+    for group in settings.groups:
+        label[np.isin(label, group)] = group[0]
     order = _frame_order(sample, score, box, label)
     rows, sample = rows[order], sample[order]
     table = BoxTable(rows + first_row, sample, _ranks(sample), label[order], score[order], box[order])
-    if nms_threshold is None:
+    if settings.agnostic_nms is None:
         return table
-    table = table.take(_survivors(table, nms_threshold))
+    table = table.take(_survivors(table, settings.agnostic_nms))
     return BoxTable(table.row, table.sample, _ranks(table.sample), table.label, table.score, table.box)
 
 
@@ -131,9 +137,7 @@ def place_key(table: BoxTable, group: NDArray[np.int64], reach: int) -> NDArray[
     return group * (last - first + reach + 1) + (table.sample - first)
 
 
-def overlaps_within(
-    table: BoxTable, key: NDArray[np.int64], threshold: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def overlaps_within(table: BoxTable, key: NDArray[np.int64], threshold: float) -> Pairs:
     """Give the pairs of boxes ``(first, second, iou)`` with one ``key`` and an IoU above ``threshold``.
 
     ``first`` stands before ``second``; pairs are sorted by (first, second).
@@ -143,9 +147,7 @@ def overlaps_within(
     return _overlapping(table, low, np.repeat(starts + counts, counts) - low, threshold)
 
 
-def overlaps_after(
-    table: BoxTable, key: NDArray[np.int64], distance: int, threshold: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def overlaps_after(table: BoxTable, key: NDArray[np.int64], distance: int, threshold: float) -> Pairs:
     """Give the pairs ``(earlier, later, iou)`` whose ``key`` differs by ``distance`` and whose IoU is above
     ``threshold``, sorted by (earlier, later).
     """
@@ -158,16 +160,15 @@ def overlaps_after(
     return _overlapping(table, np.repeat(starts[at], counts), np.repeat(met, counts), threshold)
 
 
-def _overlapping(
-    table: BoxTable, low: NDArray[np.int64], count: NDArray[np.int64], threshold: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def _overlapping(table: BoxTable, low: NDArray[np.int64], count: NDArray[np.int64], threshold: float) -> Pairs:
     """Compare box i with the boxes ``[low[i], low[i] + count[i])``."""
-    corners = np.ascontiguousarray(table.box.T, dtype=np.float64)
-    with np.errstate(over="ignore"):
-        area = (corners[2] - corners[0]) * (corners[3] - corners[1])
-    found = [
-        _above(corners, area, first, second, threshold) for first, second in _pairs(low, count)
-    ]  # fmt: skip
+    corners = np.ascontiguousarray(table.box.T)
+    # Half the memory where 32 bits can number all boxes: pairs outnumber boxes.
+    narrow = np.int32 if len(table) < 2**31 else np.int64
+    found: list[Pairs] = []
+    for first, second in _pairs(low, count):
+        near, far, iou = _above(corners, first, second, threshold)
+        found.append((near.astype(narrow), far.astype(narrow), iou))
     if not found:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     first, second, iou = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -191,30 +192,28 @@ def _pairs(low: NDArray[np.int64], count: NDArray[np.int64]) -> Iterator[tuple[N
 
 
 def _above(
-    corners: NDArray[np.float64],
-    area: NDArray[np.float64],
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    threshold: float,
+    corners: NDArray[np.floating], first: NDArray[np.int64], second: NDArray[np.int64], threshold: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     x1, y1, x2, y2 = corners
     # Coordinates near the end of float64 make infinite areas, and those no link.
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        width = np.minimum(x2[first], x2[second]) - np.maximum(x1[first], x1[second])
         # Both sides must be above zero: the product of two negative sides is no overlap.
-        near = np.flatnonzero(width > 0)
-        first, second, width = first[near], second[near], width[near]
-        height = np.minimum(y2[first], y2[second]) - np.maximum(y1[first], y1[second])
-        near = np.flatnonzero(height > 0)
+        near = np.flatnonzero(np.minimum(x2[first], x2[second]) > np.maximum(x1[first], x1[second]))
         first, second = first[near], second[near]
-        shared = width[near] * height[near]
-        union = (area[first] + area[second]) - shared
+        near = np.flatnonzero(np.minimum(y2[first], y2[second]) > np.maximum(y1[first], y1[second]))
+        first, second = first[near], second[near]
+        left, upper, right, lower = corners[:, first].astype(np.float64)
+        left2, upper2, right2, lower2 = corners[:, second].astype(np.float64)
+        width = np.minimum(right, right2) - np.maximum(left, left2)
+        height = np.minimum(lower, lower2) - np.maximum(upper, upper2)
+        shared = width * height
+        union = ((right - left) * (lower - upper) + (right2 - left2) * (lower2 - upper2)) - shared
         iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
         linked = np.flatnonzero(iou > threshold)
     return first[linked], second[linked], iou[linked]
 
 
-def connected(num_nodes: int, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+def connected(num_nodes: int, first: NDArray[np.integer], second: NDArray[np.integer]) -> NDArray[np.int64]:
     """Give each node the smallest node that it hangs together with over the edges ``(first, second)``."""
     root = np.arange(num_nodes)
     while len(first):

@@ -125,6 +125,18 @@ def coco_label(name: str) -> int:
     raise UsageError(msg)
 
 
+def class_labels(text: str) -> tuple[int, ...]:
+    """Give the numbers of categories written as ``person,car``, or as a name in `CLASS_SETS`; ascending.
+
+    Raises
+    ------
+    UsageError
+        for a name that is neither.
+    """
+    names = CLASS_SETS.get(text.strip().lower()) or text.split(",")
+    return tuple(sorted({coco_label(name) for name in names}))
+
+
 def label_name(label: int) -> str:
     """Give the name of a COCO category; another number is its own name."""
     return COCO_NAMES.get(label, str(label))

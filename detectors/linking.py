@@ -113,7 +113,7 @@ def link_tubes(
     detections: Detections, settings: LinkSettings, *, kinds: Sequence[str] = ("unary", "multivariate")
 ) -> LinkedTubes:
     """Link the boxes of one video that is in memory as ``settings`` say; `TubeStream` links one that is not."""
-    table = ranked_boxes(detections, min_score=settings.min_score, nms_threshold=settings.agnostic_nms)
+    table = ranked_boxes(detections, settings)
     unary: list[Tube] = []
     multivariate: list[Tube] = []
     if "unary" in kinds:
@@ -218,7 +218,7 @@ def _least_samples(min_length: int, stride: int) -> int:
     return -(-(min_length - 1) // stride) + 1
 
 
-def _with_links(seeds: NDArray[np.int64], *ends: NDArray[np.int64]) -> NDArray[np.int64]:
+def _with_links(seeds: NDArray[np.int64], *ends: NDArray[np.integer]) -> NDArray[np.int64]:
     linked = np.zeros(len(seeds), np.bool_)
     for end in ends:
         linked[end] = True
@@ -227,8 +227,8 @@ def _with_links(seeds: NDArray[np.int64], *ends: NDArray[np.int64]) -> NDArray[n
 
 def _by_preference(
     num_boxes: int,
-    source: NDArray[np.int64],
-    target: NDArray[np.int64],
+    source: NDArray[np.integer],
+    target: NDArray[np.integer],
     distance: NDArray[np.int64],
     link: NDArray[np.float64],
 ) -> Neighbours:
@@ -241,12 +241,12 @@ def _by_preference(
     return _neighbours(degree, target[order])
 
 
-def _grouped(num_boxes: int, source: NDArray[np.int64], target: NDArray[np.int64]) -> Neighbours:
+def _grouped(num_boxes: int, source: NDArray[np.integer], target: NDArray[np.integer]) -> Neighbours:
     degree = np.bincount(source, minlength=num_boxes)
     return _neighbours(degree, target[np.argsort(source, kind="stable")])
 
 
-def _neighbours(degree: NDArray[np.int64], target: NDArray[np.int64]) -> Neighbours:
+def _neighbours(degree: NDArray[np.int64], target: NDArray[np.integer]) -> Neighbours:
     return Neighbours(np.concatenate([[0], np.cumsum(degree)]).data, target.data)
 
 

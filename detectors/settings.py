@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from ..errors import UsageError
 from .tubes import MAX_TUBES, check_rule
@@ -23,7 +24,8 @@ CLOSURES: Mapping[str, str] = MappingProxyType(
 """Name -> which boxes of a frame join a multivariate tube."""
 
 DEFAULT_MAX_OPEN_BOXES = 40_000_000
-"""About 2 GB of boxes whose tubes may still grow: twice a whole day at 25 frames/s with 10 boxes a frame."""
+"""About 2 GB of boxes while they are held, 8 GB while they are linked at once: two days at 25 frames/s with 10 boxes in
+each frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,11 @@ class LinkSettings:
         Whether multivariate tubes go that are a stretch of a unary tube.
     min_score
         Only detections with this score or more are linked; None for all.
+    classes
+        Only detections with these labels are linked; None, the paper's, for all.
+    groups
+        Labels that are linked as one category, named by the first of them: ``((3, 6, 8),)`` follows a vehicle that is
+        called car, bus and truck by turns. Empty is the paper's.
     agnostic_nms
         A box goes that overlaps a better one of its frame, of whatever category, with a greater IoU; None for never.
     max_tubes, ranking
@@ -71,6 +78,8 @@ class LinkSettings:
     min_members: int = 1
     dedupe: bool = False
     min_score: float | None = None
+    classes: tuple[int, ...] | None = None
+    groups: tuple[tuple[int, ...], ...] = ()
     agnostic_nms: float | None = None
     max_tubes: int = MAX_TUBES
     ranking: str = "score"
@@ -91,9 +100,12 @@ class LinkSettings:
         _check(self.closure in CLOSURES, "closure", self.closure, f"one of {', '.join(CLOSURES)}", "closure='direct'")
         finite = self.min_score is None or math.isfinite(self.min_score)
         _check(finite, "min_score", self.min_score, "a number or None", "min_score=0.05")
+        members = [label for group in self.groups for label in group]
+        apart = len(set(members)) == len(members) and all(self.groups)
+        _check(apart, "groups", self.groups, "groups of labels, none in two of them", "groups=((3, 6, 8),)")
         check_rule(self.ranking)
 
-    def record(self, stride: int) -> dict[str, str | int | float | bool | None]:
+    def record(self, stride: int) -> dict[str, Any]:
         """Give what is stored beside the tubes: the semantics, the stride of the detections and every setting that
         changes a tube. How much memory a stream may use does not.
         """

@@ -68,7 +68,8 @@ class TubeStream:
     `push` takes the boxes of the next frames and returns the tubes that are certain by then; `finish` returns the
     rest. Together they are exactly the tubes of the whole video, whatever the blocks; sorted by `Tube.seed_key` they
     stand in the same order. ``member_rows`` count all rows pushed so far. Holds about 44 bytes for each box whose
-    tube may still grow.
+    tube may still grow, and takes about 200 for each that is linked at once. Blocks of a thousand frames or more are
+    quickest.
 
     Parameters
     ----------
@@ -97,7 +98,7 @@ class TubeStream:
         self._num_rows = 0
         self._num_open = 0
         self._num_pruned = 0
-        self._is_finished = False
+        self._end: str | None = None
         self._open: dict[int, _Component] = {}
         self._next_id = 0
         self._recent: BoxTable | None = None
@@ -121,17 +122,12 @@ class TubeStream:
         Raises
         ------
         UsageError
-            if the block begins in frames that were pushed already, its stride differs, or `finish` was called.
+            if the block begins in frames that were pushed already, its stride differs, or the stream is at its end.
         ResourceError
             if more than ``max_open_boxes`` boxes may still get company; nothing is cut. The stream is at its end.
         """
         self._check(block)
-        new = ranked_boxes(
-            block,
-            first_row=self._num_rows,
-            min_score=self._settings.min_score,
-            nms_threshold=self._settings.agnostic_nms,
-        )
+        new = ranked_boxes(block, self._settings, first_row=self._num_rows)
         self._stride = block.stride
         self._num_frames = block.num_frames
         self._num_rows += len(block)
@@ -139,16 +135,26 @@ class TubeStream:
         return self._take(new, oldest_open=-(-self._num_frames // block.stride) - self._reach)
 
     def finish(self) -> list[Tube]:
-        """End the video: every component is whole."""
-        self._is_finished = True
+        """End the video: every component is whole.
+
+        Raises
+        ------
+        UsageError
+            if it was called before, or `push` refused to go on.
+        """
+        self._check_end()
+        self._end = "finish() ended this video"
         if self._recent is None:
             return []
         return self._take(self._recent.take(np.zeros(0, np.int64)), oldest_open=None)
 
-    def _check(self, block: Detections) -> None:
-        if self._is_finished:
-            msg = "finish() ended this video: make a new TubeStream for the next one"
+    def _check_end(self) -> None:
+        if self._end is not None:
+            msg = f"{self._end}: make a new TubeStream"
             raise UsageError(msg)
+
+    def _check(self, block: Detections) -> None:
+        self._check_end()
         if self._stride not in (None, block.stride):
             msg = f"the blocks before had stride {self._stride}, this one {block.stride}: give stride={self._stride}"
             raise UsageError(msg)
@@ -181,8 +187,7 @@ class TubeStream:
         groups = [np.repeat(np.flatnonzero(long), sizes[long])]
         ids = np.full(len(starts), -1, np.int64)
         for place in np.flatnonzero(~inside).tolist():
-            span = slice(int(starts[place]), int(stops[place]))
-            component = self._merge(pool, known, span)
+            component = self._merge(pool, known, slice(int(starts[place]), int(stops[place])))
             if is_open[place]:
                 ids[place] = self._next_id
                 self._open[self._next_id] = component
@@ -192,6 +197,8 @@ class TubeStream:
                 groups.append(np.full(component.num_boxes, len(starts) + place))
             else:
                 self._num_pruned += component.num_boxes
+            # Or its boxes would be held twice while they are linked.
+            del component
         self._remember(pool, np.repeat(ids, sizes), oldest_open)
         return self._link(whole, np.concatenate(groups))
 
@@ -250,20 +257,23 @@ class TubeStream:
         self._num_open = sum(component.num_boxes for component in self._open.values())
         limit = self._settings.max_open_boxes
         if self._num_open > limit:
-            self._is_finished = True
+            self._end = "too many boxes hung together, and none were cut"
+            self._open.clear()
             msg = (
                 f"{self._num_open} boxes up to frame {self._num_frames} hang together with boxes still to come, more "
-                f"than the {limit} that may be held (about {self._num_open * 44 / 1e9:.1f} GB); cutting them would "
-                f"change tubes. Link fewer boxes with --det-score 0.5, or allow more with "
-                f"--max-open-boxes {2 * self._num_open}"
+                f"than the {limit} that may be held; cutting them would change tubes. Link fewer boxes with "
+                f"--det-score 0.5, or allow more with --max-open-boxes {2 * self._num_open}"
             )
             raise ResourceError(msg)
 
     def _link(self, parts: list[BoxTable], group: NDArray[np.int64]) -> list[Tube]:
         table = concatenate_tables(parts)
+        # What is linked may be most of a recording: it is held once.
+        parts.clear()
         if not len(table):
             return []
         order = np.lexsort((table.rank, table.sample, group))
-        group = np.unique(group[order], return_inverse=True)[1]
+        table, group = table.take(order), np.unique(group[order], return_inverse=True)[1]
+        del order
         link = link_unary if self._kind == "unary" else link_multivariate
-        return link(table.take(order), group, self._settings, self._stride or 1)
+        return link(table, group, self._settings, self._stride or 1)

@@ -9,7 +9,7 @@ import pytest
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from vadx.detectors import Detections
-from vadx.detectors.coco_names import CLASS_SETS, COCO_LABELS, COCO_NAMES, coco_label, label_name
+from vadx.detectors.coco_names import CLASS_SETS, COCO_LABELS, COCO_NAMES, class_labels, coco_label, label_name
 from vadx.errors import UsageError
 
 BOXES = [[0, 0, 1, 1], [1, 1, 2, 2]]
@@ -84,5 +84,10 @@ def test_categories_by_name() -> None:
         coco_label("persn")
     with pytest.raises(UsageError, match="give one of person, bicycle"):
         coco_label("Zylinder")
-    for names in CLASS_SETS.values():
-        assert all(name in COCO_LABELS for name in names)
+    assert class_labels("person, cell_phone,car") == (1, 3, 77)
+    for name, names in CLASS_SETS.items():
+        assert class_labels(name) == tuple(sorted(COCO_LABELS[own] for own in names))
+    assert class_labels("all") == tuple(COCO_NAMES)
+    for wrong in ("", "person,", "everything"):
+        with pytest.raises(UsageError, match="COCO has no category"):
+            class_labels(wrong)

@@ -425,6 +425,21 @@ def test_a_least_score_and_a_least_number_of_members() -> None:
     assert lonely.multivariate == []
 
 
+def test_classes_can_be_chosen_and_linked_as_one() -> None:
+    found = detections([(t, BOX, 0.5, 3 if t % 2 else 8) for t in range(4)] + [(t, BOX, 0.5, 1) for t in range(4)])
+    settings = LinkSettings(min_length_unary=1, groups=((3, 8), (2, 4)))
+    assert [(tube.label, rows_of(tube)) for tube in link_tubes(found, settings).unary] == [
+        (1, [4, 5, 6, 7]),
+        (3, [0, 1, 2, 3]),
+    ]
+    chosen = dataclasses.replace(settings, classes=(3,), min_length_multivariate=1)
+    linked = link_tubes(found, chosen)
+    assert [rows_of(tube) for tube in linked.unary] == [[1], [3]]
+    assert [rows_of(tube) for tube in linked.multivariate] == [[[1]], [[3]]]
+    assert link_tubes(found, dataclasses.replace(settings, classes=())).unary == []
+    assert found.labels.tolist() == [8, 3, 8, 3, 1, 1, 1, 1]
+
+
 def test_copies_of_unary_tubes_can_be_left_out() -> None:
     rows = [(t, moved(0), 0.5, 1) for t in range(3)] + [(t, moved(50), 0.5, 1 + t) for t in range(3)]
     settings = LinkSettings(min_length_unary=2, min_length_multivariate=2)
@@ -451,6 +466,8 @@ REFUSED: list[dict[str, Any]] = [
     {"min_members": 0},
     {"min_score": float("nan")},
     {"agnostic_nms": 1.0},
+    {"groups": ((3, 6), (6, 8))},
+    {"groups": ((),)},
     {"max_tubes": -1},
     {"ranking": "best"},
     {"ranking": "random"},

@@ -139,8 +139,9 @@ def test_more_open_boxes_than_allowed_are_refused_and_nothing_is_cut() -> None:
     with pytest.raises(ResourceError, match=r"--max-open-boxes 22$") as caught:
         stream.push(detections([(10, BOX, 0.5, 1)]))
     assert isinstance(caught.value, MemoryError)
-    with pytest.raises(UsageError):
-        stream.push(detections([(11, BOX, 0.5, 1)]))
+    for going_on in (stream.finish, lambda: stream.push(detections([(11, BOX, 0.5, 1)]))):
+        with pytest.raises(UsageError, match="too many boxes hung together, and none were cut: make a new TubeStream"):
+            going_on()
 
 
 def test_many_small_blocks_of_one_component_are_kept_in_few_tables() -> None:
@@ -174,7 +175,7 @@ def test_blocks_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(UsageError, match="give stride=1"):
         stream.push(detections([(8, BOX, 0.5, 1)], stride=2))
     assert len(stream.finish()) == 1
-    with pytest.raises(UsageError, match="make a new TubeStream"):
+    with pytest.raises(UsageError, match=r"finish\(\) ended this video: make a new TubeStream"):
         stream.push(detections([(9, BOX, 0.5, 1)]))
 
 
