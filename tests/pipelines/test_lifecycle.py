@@ -226,7 +226,8 @@ def test_a_quiet_dry_run_prints_ids_only(own_videos: Path, vadx_here: Vadx) -> N
 EVENT_FIELDS = {
     "start": {"event", "run", "feature_set", "recipe_digest", "num_videos", "batch", "device"},
     "summary": {
-        "event", "run", "done", "degraded", "current", "failed", "left", "num_frames", "seconds", "exit_code",
+        "event", "run", "done", "degraded", "current", "failed", "left", "num_frames", "seconds", "network_seconds",
+        "waited_for_frames_seconds", "limited_by", "exit_code",
     },
 }  # fmt: skip
 
