@@ -128,7 +128,7 @@ def link_tubes(
 
 
 def without_copies(multivariate: Sequence[Tube], unary: Sequence[Tube]) -> list[Tube]:
-    """Leave out multivariate tubes that have one member at a time, all of them of one unary tube."""
+    """Leave out multivariate tubes whose members are all of one unary tube, so that there is one at a time."""
     rows = np.concatenate([np.zeros(0, np.int64), *(tube.member_rows for tube in unary)])
     owner = np.repeat(np.arange(len(unary)), [len(tube.member_rows) for tube in unary])
     order = np.argsort(rows, kind="stable")
@@ -136,7 +136,7 @@ def without_copies(multivariate: Sequence[Tube], unary: Sequence[Tube]) -> list[
 
     def is_copy(tube: Tube) -> bool:
         own = tube.member_rows[tube.member_rows >= 0]
-        if tube.max_members > 1 or not len(rows):
+        if not len(rows):
             return False
         at = np.minimum(np.searchsorted(rows, own), len(rows) - 1)
         return bool((rows[at] == own).all() and (owner[at] == owner[at[0]]).all())

@@ -194,7 +194,7 @@ class TubeStream:
                 self._next_id += 1
             elif self._is_long(component.first_sample, component.last_sample):
                 whole += component.parts
-                groups.append(np.full(component.num_boxes, len(starts) + place))
+                groups.append(np.full(component.num_boxes, place))
             else:
                 self._num_pruned += component.num_boxes
             # Or its boxes would be held twice while they are linked.

@@ -448,6 +448,9 @@ def test_copies_of_unary_tubes_can_be_left_out() -> None:
     kept = link_tubes(detections(rows), dataclasses.replace(settings, dedupe=True)).multivariate
     assert [rows_of(tube) for tube in kept] == [[[3], [4], [5]]]
     assert without_copies(linked.multivariate, []) == linked.multivariate
+    # Two unary tubes one after the other are one multivariate tube, and no copy of either.
+    changing = link_tubes(detections([(t, BOX, 0.5, 1 + t // 2) for t in range(4)]), settings)
+    assert (len(changing.unary), len(without_copies(changing.multivariate, changing.unary))) == (2, 1)
 
 
 REFUSED: list[dict[str, Any]] = [

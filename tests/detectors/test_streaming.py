@@ -109,6 +109,10 @@ def test_a_tube_comes_as_soon_as_nothing_can_join_it() -> None:
         (tube,) = stream.push(detections([], num_frames=2 + max_gap))
         assert (tube.frames.tolist(), stream.num_open_boxes) == ([0], 0)
         assert stream.finish() == []
+    stream = TubeStream("unary", EVERY)
+    assert stream.push(detections([(0, BOX, 0.5, 1)], stride=2)) == []
+    assert stream.push(detections([], num_frames=2, stride=2)) == []
+    assert len(stream.push(detections([], num_frames=3, stride=2))) == 1
 
 
 def test_what_is_too_short_is_forgotten_unlinked(monkeypatch: pytest.MonkeyPatch) -> None:
