@@ -1,8 +1,9 @@
-"""NanoDet: decoding by hand, and real frames."""
+"""NanoDet: decoding by hand, the network beside the package's own graph, and real frames."""
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +189,29 @@ def street(opencv_clips: Path) -> Any:
             if len(frames) > 102:
                 break
     return np.stack(frames[100:103])
+
+
+REFERENCE = Path(__file__).parent.parent / "reference" / "nanodet_graph.json"
+"""Made by make_nanodet_graph.py beside it, from the package's own graph."""
+
+
+@pytest.mark.weights
+def test_the_network_is_the_packages_graph(real_nanodet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VADX_HOME", str(real_nanodet))
+    network = NanoDet()
+    network.load_state_dict(cache.load("nanodet-coco-rangilyu"))
+    c, i, j = np.meshgrid(np.arange(3.0), np.arange(416.0), np.arange(416.0), indexing="ij")
+    picture = 1.5 * np.sin(0.05 * i + 0.03 * j + 2 * c) + np.sin(0.0007 * i * j - c)
+    with torch.inference_mode():
+        outputs = network(torch.from_numpy(picture.astype(np.float32)[None]))
+    levels = json.loads(REFERENCE.read_bytes())["levels"]
+    for output, level in zip(outputs, levels, strict=True):
+        values = output[0].flatten(1).T
+        assert list(values.shape) == level["shape"]
+        # 1e-4 for the logits: the reference went through a sigmoid and back; the network itself differs by 2e-6.
+        np.testing.assert_allclose(values.flatten()[level["places"]], level["values"], atol=1e-4)
+        assert float(values.double().mean()) == pytest.approx(level["mean"], abs=1e-4)
+        assert float(values.double().std()) == pytest.approx(level["std"], abs=1e-4)
 
 
 @pytest.mark.weights
