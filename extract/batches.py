@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .engine import out_of_memory_is_ours
+
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
@@ -95,7 +97,9 @@ class Batches:
 
     def _run(self, taken: list[_Queued]) -> NDArray[np.float32]:
         started = time.perf_counter()
-        values = self.engine.run(torch.stack([image for _, image, _ in taken]), [crop for _, _, crop in taken])
+        with out_of_memory_is_ours(self.engine.batch, self.engine.device):
+            inputs = torch.stack([image for _, image, _ in taken])
+        values = self.engine.run(inputs, [crop for _, _, crop in taken])
         self.busy_seconds += time.perf_counter() - started
         return values
 

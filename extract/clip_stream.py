@@ -42,11 +42,6 @@ _Picture = tuple["NDArray[np.uint8]", "av.VideoFrame | None"]
 """A decoded frame, and the decoder's own picture of it."""
 
 
-def wants_native(recipe: Recipe) -> bool:
-    """Whether a recipe gains by the decoder's own pictures: FFmpeg's JPEG files are made from them."""
-    return recipe.transform.jpeg == "ffmpeg" and recipe.transform.pre_resize is None
-
-
 def input_shape(recipe: Recipe) -> tuple[int, ...]:
     """Give the shape of one network input: ``(C, T, size, size)`` of a clip or ``(C, size, size)`` of a frame."""
     channels = 3 if recipe.flow is None else 2 * recipe.flow.stack
@@ -228,8 +223,8 @@ class InputStream:
     def _pixels(self, frames: list[Tensor | None], shape: Tensor) -> Tensor:
         transform, flow = self._recipe.transform, self._recipe.flow is not None
         images = [self._blank(shape) if frame is None else frame for frame in frames]
-        if transform.crop_order is None:
-            # One crop is a view: of each frame no more than that is copied.
+        if transform.crop_order is None or len({image.shape for image in images}) > 1:
+            # One crop is a view: of each frame no more than that is copied. And a video's size may change in a clip.
             cropped = torch.stack([crop_frames(image, transform, flow=flow) for image in images], dim=1)
         else:
             cropped = crop_frames(torch.stack(images), transform, flow=flow)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 import msgspec
 import numpy as np
 
-from ..errors import CODES, VadxError, VideoError
+from ..errors import CODES, ResourceError, VideoError
 from ..features.timeline import VideoFacts
 from . import video
 from .video import VideoInfo
@@ -278,7 +278,7 @@ class ChildProcess:
 
     Raises
     ------
-    VadxError
+    ResourceError
         if the system refuses to start it.
     """
 
@@ -298,9 +298,9 @@ class ChildProcess:
         except OSError as error:
             msg = (
                 f"a process that decodes videos cannot be started: {error.strerror or error}. "
-                f"Close other programs, or decode in fewer processes."
+                f"Close other programs, or use fewer --decoders; with --decoders 0 there are none."
             )
-            raise VadxError(msg) from error
+            raise ResourceError(msg) from error
 
     def _start(self, num_slots: int, stack: ExitStack) -> None:
         num_bytes = num_slots * SLOT_BYTES
@@ -310,9 +310,12 @@ class ChildProcess:
         self._stderr = stack.enter_context(_nameless_file(0))
         fcntl.fcntl(self._stderr, fcntl.F_SETFL, os.O_APPEND)
         self.connection, theirs = Pipe()
-        with theirs:
+        with theirs, ExitStack() as passed:
             stack.callback(self.connection.close)
-            descriptors = (theirs.fileno(), memory.fileno())
+            # Where this process has no stdin, say, they might have its number, which the child's own stdin takes.
+            descriptors = tuple(fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, 3) for file in (theirs, memory))
+            for descriptor in descriptors:
+                passed.callback(os.close, descriptor)
             numbers = (os.getpid(), *descriptors, num_slots)
             # -P: a numpy.py that lies in the working directory is not to be imported. A session of its own: Ctrl-C
             # is for the parent.

@@ -201,7 +201,9 @@ class Engine:
         wanted = self.batch
         while True:
             try:
-                self.run(torch.zeros((self.batch, *shape), dtype=torch.uint8))
+                with out_of_memory_is_ours(self.batch, self.device):
+                    zeros = torch.zeros((self.batch, *shape), dtype=torch.uint8)
+                self.run(zeros)
             except ResourceError:
                 if self.batch == 1:
                     raise
@@ -233,7 +235,7 @@ class Engine:
         """
         num_inputs = inputs.shape[0]
         numbers = torch.tensor(crops if crops is not None else [0] * num_inputs)
-        with _out_of_memory_is_ours(self.batch, self.device):
+        with out_of_memory_is_ours(self.batch, self.device):
             if num_inputs < self.batch:
                 missing = self.batch - num_inputs
                 inputs = torch.cat([inputs, inputs.new_zeros((missing, *inputs.shape[1:]))])
@@ -331,7 +333,8 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "ou
 
 
 @contextmanager
-def _out_of_memory_is_ours(batch: int, device: torch.device) -> Iterator[None]:
+def out_of_memory_is_ours(batch: int, device: torch.device) -> Iterator[None]:
+    """Turn what torch raises where memory does not suffice for a batch into `ResourceError`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

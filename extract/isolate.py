@@ -170,7 +170,7 @@ class PooledReader:
     ------
     VideoError
         where `VideoReader` raises it: from the first use if the file cannot be opened, else from iteration. With
-        code ``VIDEO_CRASH`` if the decoder brought its process down.
+        code ``VIDEO_CRASH`` if the decoder brought its process down, ``VIDEO_OOM`` if it was killed.
     RuntimeError
         with the other process's traceback, for a bug of vadx.
     ValueError
@@ -292,7 +292,7 @@ class DecodePool:
     ------
     ValueError
         for less than one process or two slots, or if it is used after `close`.
-    VadxError
+    ResourceError
         from any use, if the system refuses to start a process.
     """
 
@@ -462,7 +462,10 @@ class DecodePool:
         elif reader is not None and not reader.is_closed:
             what = nonsense or f"its decoder was ended by {_name_of(process.status)}"
             evidence = f"{what} after {process.num_frames} frames"
-            reader.receive(_End(None, VideoError("VIDEO_CRASH", str(reader.path), evidence)))
+            # No decoder kills itself: the system does where memory runs out, or a person.
+            killed = nonsense is None and process.status == -signal.SIGKILL
+            code = "VIDEO_OOM" if killed else "VIDEO_CRASH"
+            reader.receive(_End(None, VideoError(code, str(reader.path), evidence)))
 
     def _bury(self, process: ChildProcess) -> None:
         self._running.pop(process, None)

@@ -13,7 +13,6 @@ from ..errors import UsageError, VideoError, WeightsError
 from . import weights as weights_cache
 from .backbones import BackboneSpec, find_backbone, find_preset
 from .backbones.loading import network_from_file, network_from_state
-from .clip_stream import wants_native
 from .engine import DEFAULT_BATCH, Engine, pick_device
 from .extractor import VideoExtraction, collect
 from .flow import flow_estimator
@@ -292,7 +291,7 @@ def extract_video(
         rotation=chosen.decode.rotation,
         strict=strict,
         allow_partial=allow_partial,
-        keep_native=wants_native(chosen),
+        keep_native=chosen.transform.takes_native,
     ) as reader:
         try:
             return collect(VideoExtraction(reader, chosen, runner), runner.provenance)

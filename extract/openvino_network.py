@@ -204,7 +204,11 @@ def _read(entry: Path) -> Any:
     if record != _hashes(parts):
         _log.warning("%s is damaged: the network is converted again", entry)
         return None
-    return _openvino().Core().read_model(parts["model.xml"], parts["model.bin"])
+    try:
+        return _openvino().Core().read_model(parts["model.xml"], parts["model.bin"])
+    except RuntimeError as error:
+        _log.warning("%s is nothing that openvino reads: %s; the network is converted again", entry, error)
+        return None
 
 
 def _keep(model: Any, entry: Path) -> None:

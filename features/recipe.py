@@ -110,6 +110,11 @@ class Transform:
     mean_cube: str | None = None
     crop_mean: bool = False
 
+    @property
+    def takes_native(self) -> bool:
+        """Whether it takes the decoder's own pictures: FFmpeg's JPEG files are made from them."""
+        return self.jpeg == "ffmpeg" and self.pre_resize is None
+
     def __post_init__(self) -> None:
         sides = (self.resize,) if isinstance(self.resize, int) else self.resize
         if min(sides) < self.crop or self.crop < 1:

@@ -25,7 +25,6 @@ import torch
 
 from ..errors import UsageError, VadxError, VideoError, WeightsError
 from ..extract.backbones import find_backbone
-from ..extract.clip_stream import wants_native
 from ..extract.engine import DEFAULT_BATCH, check_engine, pick_device
 from ..extract.extractor import VideoExtraction
 from ..extract.isolate import DecodePool, InlineDecoders
@@ -331,7 +330,7 @@ class Workbench:
         return VideoReader(
             self._order.video,
             rotation=self._recipe.decode.rotation,
-            keep_native=wants_native(self._recipe),
+            keep_native=self._recipe.transform.takes_native,
         )
 
     def _count(self, block: FrameBlock) -> int:
@@ -392,8 +391,9 @@ class Workbench:
 
 
 def _decoders(order: Order) -> Decoders:
-    native = wants_native(order.plan.recipe)
-    return InlineDecoders(keep_native=native) if native or not order.num_decoders else DecodePool(order.num_decoders)
+    if order.num_decoders:
+        return DecodePool(order.num_decoders)
+    return InlineDecoders(keep_native=order.plan.recipe.transform.takes_native)
 
 
 class _NoNetwork:

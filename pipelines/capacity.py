@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .extraction import Effort
     from .job import Job
 
-Part = Literal["decode", "network", "preprocess"]
+Part = Literal["decode", "network", "preprocess", "files"]
 
 _BUSY = 0.75
 """A network that runs for this share of the time limits the run: the rest of the pipeline cannot win more."""
@@ -50,11 +50,12 @@ def bottleneck(effort: Effort) -> Part | None:
         return None
     if effort.network_busy >= _BUSY * effort.seconds:
         return "network"
-    own = effort.seconds - effort.waited_for_network - effort.waited_for_frames
+    own = effort.seconds - effort.waited_for_network - effort.waited_for_frames - effort.waited_for_files
     shares: dict[Part, float] = {
         "decode": effort.waited_for_frames,
         "network": effort.waited_for_network,
         "preprocess": own,
+        "files": effort.waited_for_files,
     }
     return max(shares, key=lambda part: shares[part])
 
@@ -100,6 +101,8 @@ def advice(part: Part, job: Job, num_decoders: int, *, device: str, cores: int) 
                 f"decoding limited the run: try --decoders {min(cores, max(2, 2 * num_decoders))} (now {num_decoders})"
             )
         return f"decoding limited the run, with all {cores} cores at it: more cores would help"
+    if part == "files":
+        return "reading, hashing and storing files limited the run: a faster disk would help"
     if part == "preprocess":
         if num_decoders == 0:
             return "preprocessing limited the run, and nothing ran beside it: leave --decoders 0 out"

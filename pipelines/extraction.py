@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from ..errors import Stopped, VideoError
-from ..extract.files import check_file
+from ..errors import Stopped, StoreWriteError, VideoError
 from ..features.keys import key_of
 from ..features.recipe import Decode
 from ..features.spool import ClipSpool
@@ -77,8 +77,9 @@ def process_videos(
     Parameters
     ----------
     num_decoders
-        processes that decode, a video each. Then the network and what is written also have a thread of their own. 0:
-        nothing happens at once.
+        processes that decode, a video each. Then the network and what is written also have threads of their own. 0:
+        nothing happens at once. It counts as 0 where a recipe takes the decoder's own pictures, which cannot leave
+        its process.
     decoders
         the pool of those processes, if it is there already; it is left open.
     check
@@ -88,6 +89,8 @@ def process_videos(
     effort
         is told what the run waited for.
     """
+    if any(job.recipe.transform.takes_native for job in jobs):
+        num_decoders = 0
     with InFlight(jobs, num_decoders, decoders, on_frames=on_frames, effort=effort or Effort()) as flight:
         waiting = iter(entries)
         entry = next(waiting, None)
@@ -95,7 +98,9 @@ def process_videos(
             try:
                 check()
             except Stopped:
-                yield from flight.stored(wait=True)
+                flight.forget_hashing()
+                while flight.num_storing:
+                    yield from flight.stored(wait=True)
                 raise
             if entry is not None and flight.has_room and may_start(flight.num_videos):
                 settled = flight.start(entry, hint_of(entry))
@@ -118,14 +123,16 @@ class Effort:
         from the first video to the last, the loading of networks left out.
     network_busy
         in which the network ran.
-    waited_for_network, waited_for_frames
-        in which nothing else was to be done than to wait for it, or for decoders.
+    waited_for_network, waited_for_frames, waited_for_files
+        in which nothing else was to be done than to wait for it, for decoders, or for files to be read, hashed and
+        written.
     """
 
     seconds: float = 0.0
     network_busy: float = 0.0
     waited_for_network: float = 0.0
     waited_for_frames: float = 0.0
+    waited_for_files: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -152,7 +159,7 @@ class _Pass:
     spools: Sequence[ClipSpool]
     stack: ExitStack
     error: VideoError | None = None
-    results: Future[list[Outcome]] | None = field(default=None)
+    results: Future[list[Outcome]] = field(default_factory=Future)
 
     def keep_ready(self) -> None:
         """Put clips whose features are there into the spools."""
@@ -196,8 +203,9 @@ class InFlight:
         self._decoding: list[_Pass] = []
         self._waiting: list[_Pass] = []
         self._storing: list[_Pass] = []
+        self._forgotten: list[_Pass] = []
         # Short videos come faster than one thread can force them to disk.
-        threads = {"network": 1, "writer": min(4, num_decoders), "hasher": 1}
+        threads = {"network": 1, "writer": min(4, num_decoders), "hasher": min(4, num_decoders)}
         self._network, self._writer, self._hasher = (
             self._stack.enter_context(ThreadPoolExecutor(number, name) if num_decoders else _Serial())
             for name, number in threads.items()
@@ -207,12 +215,15 @@ class InFlight:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        left = (*self._decoding, *self._waiting, *self._storing, *self._forgotten)
+        for one in left:
+            # A hash may take minutes.
+            one.video.source.cancel()
         for thread in (self._hasher, self._network, self._writer):
             thread.shutdown(wait=False, cancel_futures=True)
         # What is being stored is stored before its spool goes.
         self._writer.shutdown()
-        for one in (*self._decoding, *self._waiting, *self._storing):
-            one.video.source.cancel()
+        for one in left:
             one.stack.close()
         self._stack.close()
         self._effort.seconds += time.perf_counter() - self._began
@@ -228,6 +239,18 @@ class InFlight:
     def num_videos(self) -> int:
         """Videos that were begun and are not settled."""
         return len({id(one.video) for one in (*self._decoding, *self._waiting, *self._storing)})
+
+    @property
+    def num_storing(self) -> int:
+        """Passes that are being stored."""
+        return len(self._storing)
+
+    def forget_hashing(self) -> None:
+        """Let go of videos whose hash is not there yet: the run is to end, and a hash may take minutes."""
+        for one in [one for one in self._storing if not one.video.digest.done()]:
+            self._storing.remove(one)
+            one.video.source.cancel()
+            self._forgotten.append(one)
 
     def start(self, entry: Entry, hint: Hint | None) -> list[Outcome] | None:
         """Begin a video; gives its outcomes if nothing is to be done."""
@@ -252,7 +275,7 @@ class InFlight:
         try:
             if tasks:
                 # Before a decoder is busied with it: what is no file at all fails here.
-                check_file(entry.path)
+                source.look()
         except VideoError as error:
             seconds = time.perf_counter() - started
             outcomes |= {task.number: outcome_of(entry, source, task, error, seconds) for task in tasks}
@@ -288,17 +311,28 @@ class InFlight:
         """
         # Features must not pile up before a slow disk.
         enough = 0 if wait else max(2, self._num_decoders)
-        while self._storing:
-            one = self._storing[0]
-            if one.results is None or not (len(self._storing) > enough or one.results.done()):
-                return
-            settled = one.results.result()
-            del self._storing[0]
-            one.stack.close()
+        began = time.perf_counter()
+        if len(self._storing) > enough:
+            # Not longer: signals are looked for in between.
+            wait_for([one.results for one in self._storing], _POLL_SECONDS, FIRST_COMPLETED)
+        self._effort.waited_for_files += time.perf_counter() - began
+        refused: StoreWriteError | None = None
+        for one in [one for one in self._storing if one.results.done()]:
+            self._storing.remove(one)
+            try:
+                settled = one.results.result()
+            except StoreWriteError as error:
+                # What the other threads have stored meanwhile is told all the same.
+                refused = refused or error
+                continue
+            finally:
+                one.stack.close()
             one.video.outcomes |= {task.number: outcome for task, outcome in zip(one.tasks, settled, strict=True)}
             one.video.num_left -= 1
             if not one.video.num_left:
                 yield self._in_order(one.video.outcomes)
+        if refused is not None:
+            raise refused
 
     def _in_order(self, outcomes: dict[int, Outcome]) -> list[Outcome]:
         return [outcomes[number] for number in range(len(self._jobs))]
@@ -340,14 +374,12 @@ class InFlight:
         return self._batches[number]
 
     def _decoders_of_run(self) -> Decoders:
-        from ..extract.clip_stream import wants_native
         from ..extract.isolate import DecodePool, InlineDecoders
 
         if self._decoders is None:
-            native = any(wants_native(job.recipe) for job in self._jobs)
-            # The decoder's own pictures cannot leave its process.
-            here = native or not self._num_decoders
-            made: Decoders = InlineDecoders(keep_native=native) if here else DecodePool(self._num_decoders)
+            native = any(job.recipe.transform.takes_native for job in self._jobs)
+            made: Decoders
+            made = DecodePool(self._num_decoders) if self._num_decoders else InlineDecoders(keep_native=native)
             self._stack.callback(made.close)
             self._decoders = made
         return self._decoders
@@ -358,6 +390,9 @@ class InFlight:
         self._effort.waited_for_frames += time.perf_counter() - began
         one = next((one for one in self._decoding if one.source is source), None)
         if one is None:
+            # Nothing comes: videos whose last clips wait for others need not.
+            for batches in self._batches.values() if self._waiting else ():
+                batches.flush()
             return
         before = one.work.waited_seconds
         try:
@@ -384,9 +419,10 @@ def _store(one: _Pass) -> list[Outcome]:
     video = one.video
     results: list[Result]
     try:
+        # First: while another thread hashes the file, this one must not begin to.
+        digest = video.digest.result()
         if one.error is not None:
             raise one.error
-        digest = video.digest.result()
         video.source.check_unchanged()
         results = [_publish(one, number, digest) for number in range(len(one.tasks))]
     except VideoError as error:

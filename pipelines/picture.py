@@ -76,7 +76,7 @@ def _first_clip(preset: Preset, video: Path | None) -> Tensor:
     """Give the first clip's inputs ``(crop, C, T, size, size)`` on the 0-255 scale."""
     import torch
 
-    from ..extract.clip_stream import first_inputs, wants_native
+    from ..extract.clip_stream import first_inputs
     from ..extract.flow import flow_estimator
     from ..extract.video import VideoReader
 
@@ -97,7 +97,7 @@ def _first_clip(preset: Preset, video: Path | None) -> Tensor:
     if video is None:
         inputs = first_inputs(_TestCard(_card_length(preset)), recipe, estimator)
     else:
-        with VideoReader(video, keep_native=wants_native(recipe)) as reader:
+        with VideoReader(video, keep_native=recipe.transform.takes_native) as reader:
             inputs = first_inputs(reader, recipe, estimator)
     if inputs is None:
         evidence = f"it gives no clip of {recipe.sampling.clip_length} frames"

@@ -106,7 +106,7 @@ def _order(options: dict[str, Any]) -> Order:
         device=options["device"],
         batch=options["batch"],
         engine=options["engine"],
-        num_decoders=decoders_of(options),
+        num_decoders=decoders_of(options, [plan]),
         repeat=options["repeat"] or (_REPEAT_QUICK if options["quick"] else _REPEAT),
         seconds=options["seconds"],
         options=tuple(words),

@@ -51,7 +51,7 @@ def demo(out: Path, device: str) -> int:
     found = find_videos([str(material.folder)])
     display = make_display(json_lines=False, quiet=False, verbose=True)
     runs = start_runs([job], len(found.entries) + len(found.colliding))
-    num_decoders, effort = decoders_of(options), Effort()
+    num_decoders, effort = decoders_of(options, [plan]), Effort()
     run_videos(found.entries, found.colliding, runs, display=display, num_decoders=num_decoders, effort=effort)
     tally = runs[0].tally
     report(runs[0])

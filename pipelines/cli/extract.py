@@ -202,7 +202,7 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any]) -> i
     emit = click.echo if options["as_json"] else lambda _line: None
     display = make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"])
     runs = start_runs(jobs, len(found.entries) + len(found.colliding))
-    num_decoders = decoders_of(options)
+    num_decoders = decoders_of(options, plans)
     effort = Effort()
     try:
         run_videos(
@@ -222,8 +222,9 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any]) -> i
         raise
     stored = {o.id: None for run in runs for o in run.tally.outcomes if o.status in ("done", "degraded")}
     if options["quiet"] and not options["as_json"]:
-        for identifier in stored:
-            click.echo(identifier)
+        for entry in found.entries:
+            if entry.id in stored:
+                click.echo(entry.id)
     elif not options["as_json"]:
         for plan, run in zip(plans, runs, strict=True):
             if options["show_pred"]:
@@ -234,11 +235,15 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any]) -> i
     return 3 if any(run.tally.failed for run in runs) else 0
 
 
-def decoders_of(options: dict[str, Any]) -> int:
+def decoders_of(options: dict[str, Any], plans: Sequence[Plan]) -> int:
     """Give the number of decoding processes of a run."""
     from ...extract.engine import pick_device
     from ..capacity import default_decoders, usable_cores
 
+    if any(plan.recipe.transform.takes_native for plan in plans):
+        if options.get("decoders"):
+            say("--decoders is left out: the decoder's own pictures, which --jpeg ffmpeg takes, stay in their process")
+        return 0
     if options.get("decoders") is not None:
         return int(options["decoders"])
     return default_decoders(pick_device(options["device"]).type, usable_cores())

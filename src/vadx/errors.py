@@ -71,6 +71,10 @@ CODES: Mapping[str, CodeInfo] = MappingProxyType(
         "VIDEO_CRASH": CodeInfo(
             "the decoder crashed on this file", "convert it with ffmpeg first, or repeat with --retry-failed"
         ),
+        "VIDEO_OOM": CodeInfo(
+            "its decoder was killed from outside, most likely for lack of memory",
+            "run fewer --decoders, then repeat the same command", retriable=True,
+        ),
         "VIDEO_BAD_CLOCK": CodeInfo(
             "its timestamps jump", "cut it at the jump with ffmpeg, or leave --fps out"
         ),
@@ -181,7 +185,7 @@ class WeightsError(VadxError, LookupError):
 
 
 class ResourceError(VadxError, MemoryError):
-    """The machine has too little memory for a batch. Every video would meet it, so the run ends."""
+    """The machine has too little memory for a batch, or for another process. Every video would meet it."""
 
     exit_code = 6
 
