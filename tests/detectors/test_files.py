@@ -89,6 +89,8 @@ def test_csv_takes_columns_by_name_in_any_order(tmp_path: Path) -> None:
     assert as_rows(read_detections(path)) == [(7, [0, 1, 2, 3], 0.5, 2)]
     path = written(tmp_path / "d.csv", "﻿frame,x1,y1,x2,y2\n0,0,1,2,3\n".encode())
     assert as_rows(read_detections(path)) == [(0, [0, 1, 2, 3], 1.0, 1)]
+    path = written(tmp_path / "d.csv", 'note,frame,x1,y1,x2,y2\n"a, b",0,0,1,2,3\n#1,1,0,1,2,3\n')
+    assert read_detections(path).frame_index.tolist() == [0, 1]
     path = written(
         tmp_path / "d.csv", "frame,x1,y1,x2,y2,label\n0,0,1,2,3,person\n1,0,1,2,3,Cell phone\n2,0,1,2,3,person\n"
     )

@@ -68,7 +68,7 @@ def assert_multivariate_equals_the_oracle(found: Detections, **options: Any) -> 
 @pytest.mark.parametrize("seed", range(10))
 def test_random_inputs_give_the_tubes_of_the_slow_algorithms(seed: int) -> None:
     random = np.random.default_rng(seed)
-    for _ in range(300):
+    for _ in range(200):
         found = random_detections(
             random,
             num_frames=int(random.integers(0, 12)),

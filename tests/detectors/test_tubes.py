@@ -106,10 +106,10 @@ def test_impossible_parts_are_refused() -> None:
 
 
 def test_ranks_by_hand() -> None:
-    tubes = [tube(100, score=0.5), tube(400, score=0.3), tube(25, score=0.9)]
-    assert rank_tubes(tubes).tolist() == [1, 0, 2]  # 5, 6, 4.5
+    tubes = [tube(100, score=0.5), tube(400, score=0.2), tube(25, score=0.9)]
+    assert rank_tubes(tubes).tolist() == [0, 2, 1]  # 0.5 * 10, 0.2 * 20, 0.9 * 5
     assert rank_tubes(tubes, rule="length").tolist() == [1, 0, 2]
-    assert rank_tubes(tubes, max_tubes=2).tolist() == [1, 0]
+    assert rank_tubes(tubes, max_tubes=2).tolist() == [0, 2]
     assert rank_tubes([]).tolist() == []
 
 
@@ -187,3 +187,11 @@ def test_what_single_missed_detections_cost_is_found() -> None:
     assert "--max-gap 1 would keep 2 tubes of 21 boxes, not 1 of 11" in warning
     assert gap_findings(bridged, bridged).warnings() == []
     assert gap_findings([], []).num_lost == 0
+
+
+def test_boxes_between_samples_are_no_detections_that_two_tubes_share() -> None:
+    rows = [(2 * t, BOX, 0.5, 1) for t in range(6)]
+    rows += [(2 * t, (50, 0, 60, 10), 0.5, 1) for t in (0, 1, 2, 4, 5)]
+    found = detections(rows, stride=2)
+    plain, bridged = unary_tubes(found, min_length=11), unary_tubes(found, min_length=11, max_gap=1)
+    assert dataclasses.astuple(gap_findings(plain, bridged)) == (1, 2, 6, 11, 1)
