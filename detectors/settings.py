@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from ..errors import UsageError
 from .tubes import MAX_TUBES, check_rule
 
@@ -93,10 +95,12 @@ class LinkSettings:
         _check(self.iou_threshold is not None, "iou_threshold", None, "in [0, 1)", "iou_threshold=0.1")
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
+            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
             _check(
                 whole and value >= least, name, value, f"a whole number, {least} or more", f"{name}={_EXAMPLE[name]}"
             )
+            # numpy's integers are taken, and cannot be written as JSON.
+            object.__setattr__(self, name, int(value))
         _check(self.closure in CLOSURES, "closure", self.closure, f"one of {', '.join(CLOSURES)}", "closure='direct'")
         finite = self.min_score is None or math.isfinite(self.min_score)
         _check(finite, "min_score", self.min_score, "a number or None", "min_score=0.05")
