@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,8 @@ class OpenvinoNetwork:
 
 def check_openvino(precision: str) -> None:
     """Raise `UsageError` if openvino cannot be imported, or does not run this precision on this CPU."""
-    able = _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    _openvino()
+    able = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in able:
         msg = f"this CPU has no bf16 arithmetic that openvino uses; use --precision fp32, or --engine {DEFAULT_ENGINE}"
         raise UsageError(msg)
@@ -105,6 +107,17 @@ def _openvino() -> Any:
     except (ImportError, OSError) as error:
         raise UsageError(missing_message("openvino")) from error
     return openvino
+
+
+@cache
+def _core() -> Any:
+    """Give this process's one openvino core, which stays.
+
+    Each core gives the thread that makes it a stack for signals, and takes up again the one of before when it goes: two
+    that do not go in the order in which they came leave a stack that is no longer there, and the next signal, a Ctrl-C
+    say, kills the process (openvino 2026.4.1).
+    """
+    return _openvino().Core()
 
 
 @contextmanager
@@ -134,7 +147,7 @@ def _compiled(model: Any, hint: str) -> Any:
         # Threads that are nailed to cores lose to whatever else runs there, such as decoders.
         "ENABLE_CPU_PINNING": False,
     }
-    compiled = _openvino().Core().compile_model(model, "CPU", options)
+    compiled = _core().compile_model(model, "CPU", options)
     taken = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if taken != hint:
         msg = f"openvino would compute in {taken} instead of {hint}; use --engine {DEFAULT_ENGINE}"
@@ -205,7 +218,7 @@ def _read(entry: Path) -> Any:
         _log.warning("%s is damaged: the network is converted again", entry)
         return None
     try:
-        return _openvino().Core().read_model(parts["model.xml"], parts["model.bin"])
+        return _core().read_model(parts["model.xml"], parts["model.bin"])
     except RuntimeError as error:
         _log.warning("%s is nothing that openvino reads: %s; the network is converted again", entry, error)
         return None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -322,7 +325,7 @@ def test_a_cpu_without_bf16_says_so(tiny: Backbone, monkeypatch: pytest.MonkeyPa
         def get_property(self, _device: str, _name: str) -> list[str]:
             return ["FP32", "INT8"]
 
-    monkeypatch.setattr(openvino, "Core", OldCore)
+    monkeypatch.setattr(openvino_network, "_core", OldCore)
     with pytest.raises(UsageError, match="no bf16 arithmetic"):
         engine_of(tiny.network, precision="bf16")
 
@@ -433,3 +436,21 @@ def test_doctor_names_it(vadx_here: Vadx) -> None:
     lines = [line.split() for line in vadx_here("doctor").out.splitlines()]
     (found,) = [line for line in lines if "openvino" in line[:2]]
     assert openvino.__version__.split("-")[0] in " ".join(found)
+
+
+def test_a_signal_after_many_networks_is_only_a_signal(tiny: Backbone, clips: Tensor, tmp_path: Path) -> None:
+    cache = ModelCache(tmp_path / "openvino", "tiny")
+    first = engine_of(tiny.network, cache=cache)
+    first.run(clips)
+    for _ in range(2):
+        engine_of(tiny.network, cache=cache).run(clips)
+    del first
+    gc.collect()
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: seen.append(number))
+    try:
+        # With a core for each network this killed the process.
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIGTERM]
