@@ -92,7 +92,7 @@ class OpenvinoNetwork:
 def check_openvino(precision: str) -> None:
     """Raise `UsageError` if openvino cannot be imported, or does not run this precision on this CPU."""
     _openvino()
-    able = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in able:
         msg = f"this CPU has no bf16 arithmetic that openvino uses; use --precision fp32, or --engine {DEFAULT_ENGINE}"
         raise UsageError(msg)
@@ -110,7 +110,7 @@ def _openvino() -> Any:
 
 
 @cache
-def _core() -> Any:
+def openvino_core() -> Any:
     """Give this process's one openvino core, which stays.
 
     Each core gives the thread that makes it a stack for signals, and takes up again the one of before when it goes: two
@@ -147,7 +147,7 @@ def _compiled(model: Any, hint: str) -> Any:
         # Threads that are nailed to cores lose to whatever else runs there, such as decoders.
         "ENABLE_CPU_PINNING": False,
     }
-    compiled = _core().compile_model(model, "CPU", options)
+    compiled = openvino_core().compile_model(model, "CPU", options)
     taken = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if taken != hint:
         msg = f"openvino would compute in {taken} instead of {hint}; use --engine {DEFAULT_ENGINE}"
@@ -218,7 +218,7 @@ def _read(entry: Path) -> Any:
         _log.warning("%s is damaged: the network is converted again", entry)
         return None
     try:
-        return _core().read_model(parts["model.xml"], parts["model.bin"])
+        return openvino_core().read_model(parts["model.xml"], parts["model.bin"])
     except RuntimeError as error:
         _log.warning("%s is nothing that openvino reads: %s; the network is converted again", entry, error)
         return None

@@ -325,7 +325,7 @@ def test_a_cpu_without_bf16_says_so(tiny: Backbone, monkeypatch: pytest.MonkeyPa
         def get_property(self, _device: str, _name: str) -> list[str]:
             return ["FP32", "INT8"]
 
-    monkeypatch.setattr(openvino_network, "_core", OldCore)
+    monkeypatch.setattr(openvino_network, "openvino_core", OldCore)
     with pytest.raises(UsageError, match="no bf16 arithmetic"):
         engine_of(tiny.network, precision="bf16")
 

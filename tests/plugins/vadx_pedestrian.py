@@ -28,9 +28,9 @@ class Pedestrians:
     """The graph resizes frames to 300x300 and suppresses double boxes itself."""
 
     def __init__(self, path: Path) -> None:
-        import openvino
+        from vadx.extract.openvino_network import openvino_core
 
-        core = openvino.Core()
+        core = openvino_core()
         hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
         self._compiled = core.compile_model(core.read_model(path), "CPU", hints)
 
