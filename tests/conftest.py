@@ -198,3 +198,14 @@ def pedestrian_detector(test_cache: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PLACE, str(path))
         yield PEDESTRIAN.name
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Keep torch from waiting for cores that others use: it takes small networks longer than their work."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

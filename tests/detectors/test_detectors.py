@@ -20,6 +20,8 @@ from vadx.detectors.loading import NetworkDetector
 from vadx.errors import ResourceError, UsageError, WeightsError
 from vadx.extract import weights as cache
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PERSON, CAR, BUS, TRUCK = (COCO_LABELS[name] for name in ("person", "car", "bus", "truck"))
 
 Boxes = list[tuple[tuple[float, float, float, float], float, int]]

@@ -25,6 +25,8 @@ from vadx.detectors.loading import NetworkDetector
 from vadx.errors import WeightsError
 from vadx.extract import weights as cache
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 State = dict[str, Tensor]
 
 # Name -> torchvision's function and weights, its name for the threshold, and whether it takes a size and proposals.
@@ -79,15 +81,6 @@ def frames() -> Any:
     """Make three frames ``(3, 72, 96, 3)`` of blocks, as different as can be."""
     blocks = np.random.default_rng(0).integers(0, 256, (3, 9, 12, 3), dtype=np.uint8)
     return blocks.repeat(8, axis=1).repeat(8, axis=2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Keep torch from waiting for cores that others use: the networks here are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
