@@ -444,11 +444,17 @@ def test_a_bad_video_names_itself_and_a_part_can_be_accepted(tmp_path: Path, tin
     assert got.frames[-1, 1] == got.facts.num_frames_decoded < 60
 
 
-def test_a_video_whose_size_changes_still_gives_features(tmp_path: Path, tiny: Backbone) -> None:
+@pytest.mark.parametrize(("crops", "number"), [("center", 1), ("five", 5), ("ten", 10)])
+def test_a_video_whose_size_changes_still_gives_features(
+    tmp_path: Path, tiny: Backbone, crops: Any, number: int
+) -> None:
     small = make_video(tmp_path / "small.ts", num_frames=10, codec="mpeg2video")
     large = make_video(tmp_path / "large.ts", num_frames=10, width=96, height=64, codec="mpeg2video")
     joined = tmp_path / "joined.ts"
     joined.write_bytes(small.read_bytes() + large.read_bytes())
-    got = extract_video(joined, tiny)
-    assert got.values.shape == (5, 1, 8)
+    order: Any = None if crops == "center" else "tv"
+    transform = replace(tiny.recipe.transform, crops=crops, crop_order=order)
+    got = extract_video(joined, tiny, recipe=replace(tiny.recipe, transform=transform))
+    # The third clip is of frames 8 to 11: two of each size.
+    assert got.values.shape == (5, number, 8)
     assert got.facts.num_size_changes == 1

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support import Ran, make_video
+from support import Ran, make_video, vadx_environment
 from vadx.extract import engine as engines
 from vadx.pipelines.capacity import GAINS, advice, bottleneck, default_decoders
 from vadx.pipelines.extraction import Effort, process_videos
@@ -173,6 +177,87 @@ def test_a_kill_at_any_moment_leaves_what_resumes_byte_for_byte(
     forked(*order, folder=tmp_path, signal=signal.SIGKILL, after_events=4, delay=moment)
     assert forked(*order, folder=tmp_path).code == 0
     assert shard_hashes(tmp_path / "killed") == shard_hashes(store)
+
+
+def test_a_video_that_is_replaced_before_it_is_hashed_is_not_stored(
+    vadx_here: Vadx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vadx.pipelines.source import Source
+
+    make_video(tmp_path / "v/a.mp4", num_frames=20)
+    make_video(tmp_path / "other.mp4", num_frames=12, seed=5)
+    hashed = Source._hashed
+
+    def late(self: Source) -> str:
+        if (tmp_path / "other.mp4").exists():
+            # By now the decoder has the file that was there before.
+            (tmp_path / "other.mp4").replace(self.path)
+        return hashed(self)
+
+    monkeypatch.setattr(Source, "_hashed", late)
+    ran = vadx_here(*TINY, "v", "--out", "store", "--decoders", "1", "--json")
+    (line,) = [line for line in json_lines(ran.out) if line["event"] == "video"]
+    assert (ran.code, line["code"]) == (3, "VIDEO_CHANGED_DURING_READ")
+    again = vadx_here(*TINY, "v", "--out", "store", "--json")
+    assert [line["num_frames"] for line in json_lines(again.out) if line["event"] == "video"] == [12]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_hash_that_takes_long_does_not_hold_up_a_signal(
+    name: str, vadx_here: Vadx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vadx.pipelines.source import Source
+
+    make_video(tmp_path / "v/a.mp4", num_frames=20)
+    cancelled: list[bool] = []
+
+    def endless(self: Source) -> str:
+        os.kill(os.getpid(), getattr(signal, name))
+        for _ in range(1000):
+            if self._cancelled:
+                cancelled.append(True)
+                raise OSError
+            time.sleep(0.02)
+        return ""
+
+    monkeypatch.setattr(Source, "_hashed", endless)
+    ran = vadx_here(*TINY, "v", "--out", "store", "--decoders", "1", "--json")
+    assert ran.code == 128 + getattr(signal, name)
+    assert cancelled == [True]
+    assert [line["event"] for line in json_lines(ran.out)] == ["start", "summary"]
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", ">&-"])
+def test_decoders_need_no_standard_streams(closed: str, six_videos: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "vadx", *TINY, str(six_videos), "--out", "store", "--decoders", "2", "-v"]
+    environment = vadx_environment(VADX_HOME=str(tmp_path / "home"))
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.join(words)} {closed}"],
+        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert "done: 6 stored" in done.stderr
+    assert len(shard_hashes(tmp_path / "store")) == 6
+
+
+def test_a_write_that_is_refused_leaves_the_other_videos_told(
+    six_videos: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vadx.errors import StoreWriteError
+    from vadx.features.store import FeatureSet
+
+    publish = FeatureSet.publish
+
+    def refusing(self: FeatureSet, identifier: str, *arguments: Any, **options: Any) -> Any:
+        if identifier.endswith("clip002_x264"):
+            msg = "the disk refused"
+            raise StoreWriteError(msg)
+        return publish(self, identifier, *arguments, **options)
+
+    monkeypatch.setattr(FeatureSet, "publish", refusing)
+    ran = vadx_here(*TINY, six_videos, "--out", "store", "--decoders", "3", "--json")
+    told = {line["id"] for line in json_lines(ran.out) if line["event"] == "video"}
+    assert ran.code == 6
+    assert told == set(vadx_here("ls", "tiny", "--store", "store", "-q").out.split())
 
 
 class TestWhatLimited:

@@ -173,3 +173,17 @@ def test_hashing_ends_when_it_is_cancelled(video: Path) -> None:
     source.cancel()
     with pytest.raises(VideoError, match="the run ended"):
         source.sha256()
+
+
+def test_a_file_that_takes_anothers_place_after_the_first_look_is_not_that_file(video: Path) -> None:
+    source = Source(video)
+    source.look()
+    other = video.with_name("other.mp4")
+    other.write_bytes(CONTENT)
+    os.utime(other, ns=(LONG_AGO_NS, LONG_AGO_NS))
+    other.replace(video)
+    # Hashed after it was decoded: size, time and bytes are even the same.
+    assert source.sha256() == DIGEST
+    with pytest.raises(VideoError) as caught:
+        source.check_unchanged()
+    assert caught.value.code == "VIDEO_CHANGED_DURING_READ"
