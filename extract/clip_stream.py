@@ -89,9 +89,9 @@ class ClipInputs:
 class InputStream:
     """Frames of one video in, network inputs of one recipe out, a clip at a time.
 
-    At most one clip's span of frames is held, resized, on ``device``, and nothing of a block itself. ``fps`` is the
-    video's own rate, as its header says. ``timeline`` must hold the frames of a block before it is pushed; `damaged`
-    says of each clip whether a damaged frame went into it.
+    At most one clip's span of frames is held, resized, on ``device``, with what shares a block with them, and nothing
+    of a block itself. ``fps`` is the video's own rate, as its header says. ``timeline`` must hold the frames of a block
+    before it is pushed; `damaged` says of each clip whether a damaged frame went into it.
     """
 
     def __init__(

@@ -179,8 +179,7 @@ class _Pass:
 class InFlight:
     """Videos between their first byte and their shards. A context manager; what it leaves unfinished, it forgets.
 
-    Memory: for each decoder and one more video, one clip's span of resized frames and the decoder's own blocks; three
-    batches; and of each video the clips that are done, up to the spool's limit.
+    How much memory that takes is stated in docs/speed.md.
     """
 
     def __init__(
@@ -283,8 +282,13 @@ class InFlight:
         if not tasks:
             return self._in_order(outcomes)
         video = _Video(entry, source, started, self._hasher.submit(source.sha256), outcomes)
-        for alike in _decoded_alike(tasks):
-            self._begin_pass(video, alike)
+        try:
+            for alike in _decoded_alike(tasks):
+                self._begin_pass(video, alike)
+        except BaseException:
+            # No pass knows of it yet, and the run would wait for its hash.
+            source.cancel()
+            raise
         return None
 
     def step(self) -> Iterator[list[Outcome]]:
