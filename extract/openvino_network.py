@@ -84,6 +84,8 @@ class OpenvinoNetwork:
         entry = self._cache.folder / _key(self._network, self._cache.identity, shape)
         model = _read(entry)
         if model is None:
+            # As a warning, so that a person sees why nothing happens for so long.
+            _log.warning("the network is converted for openvino, once for this batch: this takes up to a minute")
             model = _convert(self._network, shape)
             _keep(model, entry)
         return model
