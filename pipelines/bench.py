@@ -130,7 +130,8 @@ def run_bench(order: Order, tell: Callable[[str], None]) -> BenchReport:
     with folder as name, StopSignals() as stop, ExitStack() as stack:
         plain = _Plain(order, device) if order.plain else None
         tell("warming up: the whole way once")
-        bench = stack.enter_context(closing(Workbench(order, device, Path(name), stop.check)))
+        decoders = stack.enter_context(closing(_decoders(order)))
+        bench = Workbench(order, device, Path(name), decoders, stop.check)
         measures: dict[str, Callable[[], float]] = {part: getattr(bench, part) for part in PARTS}
         if plain is not None:
             measures["plain"] = plain.end_to_end
@@ -160,10 +161,13 @@ def run_bench(order: Order, tell: Callable[[str], None]) -> BenchReport:
 class Workbench:
     """One recipe, one video and what each part needs to run by itself. Each part's method gives frames/s, once.
 
-    ``folder`` takes temporary stores; ``check`` is called between blocks of frames and may raise.
+    ``folder`` takes temporary stores; ``decoders`` are those of the whole; ``check`` is called between blocks of frames
+    and may raise.
     """
 
-    def __init__(self, order: Order, device: torch.device, folder: Path, check: Callable[[], None]) -> None:
+    def __init__(
+        self, order: Order, device: torch.device, folder: Path, decoders: Decoders, check: Callable[[], None]
+    ) -> None:
         self._order, self._folder, self._check = order, folder, check
         self._recipe = order.plan.recipe
         frame_wise = find_backbone(order.plan.backbone).frame_wise
@@ -180,7 +184,7 @@ class Workbench:
         )
         # A video keeps one decoder busy.
         self._entries = [Entry(f"bench{number}", order.video) for number in range(max(1, order.num_decoders))]
-        self._decoders = _decoders(order)
+        self._decoders = decoders
         self._num_stores = 0
         # Through the whole way once: the network is loaded, and a video that cannot be used fails here.
         self._feature_set = self._new_set()
@@ -381,10 +385,6 @@ class Workbench:
                 evidence = record.evidence if record is not None else "it cannot be read"
                 raise VideoError(outcome.code, str(self._order.video), evidence)
         return elapsed
-
-    def close(self) -> None:
-        """End the decoding processes."""
-        self._decoders.close()
 
     def _open(self, entry: Entry) -> FrameSource:
         return self._decoders.open(entry.path, rotation=self._recipe.decode.rotation)

@@ -43,7 +43,6 @@ NETWORKS = {
     "r2plus1d": (3, 8, 56, 56),
     "tsn-bninception": (3, 224, 224),
     "i3d-resnet50": (3, 16, 96, 96),
-    "clip-vitb16": (3, 224, 224),
 }
 
 
@@ -89,7 +88,7 @@ def test_features_equal_torchs(name: str) -> None:
     engine = engine_of(network)
     together = engine.run(inputs[:2])
     assert together.dtype == np.float32
-    # Measured: C3D 2.9e-7, CLIP 7.9e-7, BN-Inception 4.8e-6, R(2+1)D 1.1e-5, I3D-ResNet50 3.9e-5.
+    # Measured: C3D 2.9e-7, BN-Inception 4.8e-6, R(2+1)D 1.1e-5, I3D-ResNet50 3.9e-5.
     assert relative_l2(together, expected) <= 1e-4
     assert relative_l2(together[0], expected[1]) > 1e-3
     # Neither neighbours, nor the place, nor what fills up a short batch changes a value.

@@ -279,3 +279,23 @@ def test_the_results_that_are_kept_are_reports(path: Path) -> None:
     assert report.video.seed == 0
     assert find_backbone(report.settings.backbone)
     assert report.baseline is None or report.baseline.equal is not False
+
+
+def test_decoders_of_a_bench_that_fails_are_ended(
+    vadx_here: Vadx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vadx.extract.isolate import DecodePool
+
+    pools: list[DecodePool] = []
+    begin = DecodePool.__init__
+
+    def noting(self: DecodePool, *arguments: Any, **options: Any) -> None:
+        begin(self, *arguments, **options)
+        pools.append(self)
+
+    monkeypatch.setattr(DecodePool, "__init__", noting)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    ran = vadx_here("bench", "broken.mp4", "--backbone", "tiny", "--decoders", "1", *QUICK)
+    assert ran.code == 3
+    (pool,) = pools
+    assert pool.process_ids == []
