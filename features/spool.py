@@ -94,8 +94,7 @@ class RawSpool:
             if self._file is not None:
                 self._file.close()
             with stored.open("xb") as file:
-                # numpy's stub takes any array by keyword for `allow_pickle`.
-                np.savez(file, **tables)  # type: ignore[arg-type]
+                np.savez(file, **tables)  # type: ignore[arg-type]  # numpy's stub takes any keyword for `allow_pickle`
             _run_child({**order, **paths, "dtype": self._dtype.name, "bytes": needed}, self._image, needed)
         except StoreWriteError:
             raise
