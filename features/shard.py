@@ -29,7 +29,7 @@ from .keys import key_of
 from .timeline import ClipFeatures, VideoFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -171,10 +171,18 @@ def read_header(path: Path) -> ShardHeader:
     return header
 
 
-def verify_shard(path: Path, *, full: bool = True, recipe_digest: str | None = None, key: str | None = None) -> None:
+def verify_shard(
+    path: Path,
+    *,
+    full: bool = True,
+    recipe_digest: str | None = None,
+    key: str | None = None,
+    read: Callable[[Path], object] | None = None,
+) -> None:
     """Check one shard against its own header and, if given, the set's recipe and the key of its place.
 
-    The quick check reads 512 bytes; the full one hashes the body and opens the HDF5 image.
+    The quick check reads 512 bytes; the full one hashes the body and then has ``read`` read the HDF5 image, which is
+    `open_shard` unless the set is of another kind.
 
     Raises
     ------
@@ -202,7 +210,7 @@ def verify_shard(path: Path, *, full: bool = True, recipe_digest: str | None = N
         raise ShardError(str(path), "unreadable", error.strerror or str(error)) from error
     if digest.hexdigest() != header.body_sha256:
         raise ShardError(str(path), "body", "its sha256 is not the one in its header")
-    open_shard(path)
+    (read or open_shard)(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +234,9 @@ def open_shard(path: Path) -> ShardContent:
         unknown filters are refused before any data is read.
     """
     header = read_header(path)
-    with _image(path) as file:
+    with shard_image(path) as file:
         identifier, features = _read_image(path, file)
-    _check_id(path, identifier, header)
+    check_id(path, identifier, header)
     return ShardContent(identifier, features, header)
 
 
@@ -246,18 +254,18 @@ class ShardOutline:
 def read_outline(path: Path) -> ShardOutline:
     """Read a shard's id, shape and facts. Raises as `open_shard`."""
     header = read_header(path)
-    with _image(path) as file:
+    with shard_image(path) as file:
         shape = _own_dataset(path, file, "features").shape
         seconds = _own_dataset(path, file, "seconds")
         span = float(seconds[-1, 1] - seconds[0, 0]) if shape[0] else 0.0
         attributes = dict(file.attrs)
         outline = ShardOutline(str(attributes["id"]), shape, span, _facts(attributes), header)
-    _check_id(path, outline.id, header)
+    check_id(path, outline.id, header)
     return outline
 
 
 @contextmanager
-def _image(path: Path) -> Iterator[h5py.File]:
+def shard_image(path: Path) -> Iterator[h5py.File]:
     """Open a shard's HDF5 image, and turn whatever HDF5 raises into `ShardError`."""
     try:
         with h5py.File(path, "r", locking=False) as file:
@@ -268,7 +276,7 @@ def _image(path: Path) -> Iterator[h5py.File]:
         raise ShardError(str(path), "structure", "the HDF5 image cannot be read") from error
 
 
-def _check_id(path: Path, identifier: str, header: ShardHeader) -> None:
+def check_id(path: Path, identifier: str, header: ShardHeader) -> None:
     # HDF5 keeps texts where no checksum covers them: a flipped bit would rename the video.
     if key_of(identifier) != header.key:
         raise ShardError(str(path), "stranger", f"its header names key {header.key!r}, its image video {identifier!r}")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import CODES, VideoError
-from ..features.store import Decision, FeatureSet, failure_of
+from ..features.shard_set import Decision, failure_of
+from ..features.store import FeatureSet
 from .job import Job, Outcome
 
 if TYPE_CHECKING:

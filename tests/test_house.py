@@ -114,6 +114,7 @@ def test_only_one_module_opens_videos_and_listed_ones_open_hdf5() -> None:
         "features/bag_file.py",
         "features/shard.py",
         "features/spool.py",
+        "features/stage_shard.py",
         "pipelines/doctor.py",
     }
     assert opens["torch.load"] == {"extract/checkpoints.py"}

@@ -332,7 +332,7 @@ def _show_predictions(plan: Plan, run: JobRun) -> None:
 
 def report(run: JobRun) -> None:
     """Print what became of a run: failures last but one, the summary last. The set's path goes to stdout."""
-    from ...features.store import CHANGED
+    from ...features.shard_set import CHANGED
     from ..progress import describe
 
     tally = run.tally

@@ -17,7 +17,8 @@ from vadx.features import store as store_module
 from vadx.features.index import ShardSummary
 from vadx.features.keys import folder_of, key_of
 from vadx.features.shard import ShardHeader
-from vadx.features.store import Decision, FailureRecord, FeatureSet, decide, failure_of
+from vadx.features.shard_set import Decision, FailureRecord, decide, failure_of
+from vadx.features.store import FeatureSet
 
 from .samples import IDS, RECIPE, SOURCE, make_features, make_recipe, publish, shard_of, write
 
