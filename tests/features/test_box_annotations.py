@@ -15,14 +15,8 @@ from hypothesis import strategies as st
 
 from support import skip_or_fail
 from vadx.errors import NoInputError, UsageError
-from vadx.features.box_annotations import (
-    BOX_FORMATS,
-    MAX_GAP,
-    BoxTruth,
-    annotated_frames,
-    read_box_truth,
-    write_box_csv,
-)
+from vadx.features.box_annotations import BOX_FORMATS, read_box_truth, write_box_csv
+from vadx.features.box_truth import MAX_GAP, BoxTruth, annotated_frames
 from vadx.features.plain_pickle import load_plain_pickle
 
 

@@ -16,22 +16,9 @@ from torchvision.ops import box_iou as torchvision_iou
 
 from vadx.detectors import Detections, Tube, unary_tubes
 from vadx.errors import UsageError
-from vadx.features.box_annotations import BoxTruth, annotated_frames
-from vadx.pipelines.evaluate import (
-    GAMMA_FIRST,
-    SEVERAL_BOXES,
-    Measured,
-    PredictedTrack,
-    VideoTubes,
-    box_iou,
-    evaluate_tubes,
-    false_alarm_rate,
-    iou_at,
-    miou,
-    s_loc,
-    st_iou,
-    vauc,
-)
+from vadx.features.box_truth import BoxTruth, annotated_frames
+from vadx.pipelines.evaluate import Measured, VideoTubes, evaluate_tubes, false_alarm_rate, iou_at, miou, vauc
+from vadx.pipelines.localisation import GAMMA_FIRST, SEVERAL_BOXES, PredictedTrack, box_iou, s_loc, st_iou
 
 UNIT = (0.0, 0.0, 2.0, 2.0)
 HALF = (0.0, 0.0, 2.0, 1.0)  # IoU 1/2 with UNIT
