@@ -43,6 +43,8 @@ EDGE: Colour = (16, 16, 16)
 _PICTURE_PER_LINE, _PICTURE_PER_TEXT, _MIN_TEXT_PIXELS = 240, 34, 11
 _DASH, _DASH_GAP = 5, 3
 _FAR = 1 << 20
+# Of a tag's place: a pixel on another tag counts as so many on another box, and this share of its own is no matter.
+_TAG_COST, _GOOD_ENOUGH = 10, 0.1
 
 # Half-open x1, y1, x2, y2 in whole pixels.
 _Place: TypeAlias = tuple[int, int, int, int]
@@ -127,10 +129,12 @@ def draw_tubes(frame: NDArray[np.uint8], boxes: Sequence[DrawnBox]) -> NDArray[n
         draw_outline(picture, box, thickness)
     text_pixels = max(_MIN_TEXT_PIXELS, round(min(height, width) / _PICTURE_PER_TEXT))
     taken: list[_Place] = []
-    for box in seen:
+    places = [_whole_box(box) for box in seen]
+    for number, box in enumerate(seen):
         if box.tag:
             label = tag_picture(box.tag, box.colour, text_pixels)
-            place = _tag_place(box, label.shape, frame.shape, taken, _band(box, thickness))
+            others = places[:number] + places[number + 1 :]
+            place = _tag_place(box, label.shape, frame.shape, taken, others, _band(box, thickness))
             taken.append(place)
             paste(picture, label, place[0], place[1])
     return picture
@@ -258,25 +262,37 @@ def _fill(picture: NDArray[np.uint8], place: _Place, colour: Colour) -> None:
 
 
 def _tag_place(
-    box: DrawnBox, tag_shape: tuple[int, ...], shape: tuple[int, ...], taken: Sequence[_Place], margin: int
+    box: DrawnBox,
+    tag_shape: tuple[int, ...],
+    shape: tuple[int, ...],
+    taken: Sequence[_Place],
+    others: Sequence[_Place],
+    margin: int,
 ) -> _Place:
-    """Choose where a tag stands: at its box, in the picture, on no other tag; the least of these evils if need be."""
+    """Choose where a tag stands: in the picture, near its box, on no other tag and hiding no other box."""
     x1, y1, x2, y2 = _around(box, shape, margin)
     (height, width), (tag_height, tag_width) = shape[:2], tag_shape[:2]
     lefts = [_within(x1, width - tag_width), _within(x2 - tag_width, width - tag_width)]
-    tops = [y1 - tag_height, y2, y1 - 2 * tag_height, y2 + tag_height, y1 + margin, y2 - margin - tag_height]
-    places = [(x, y, x + tag_width, y + tag_height) for y, x in itertools.product(tops, lefts)]
-    inside = [place for place in places if place[1] >= 0 and place[3] <= height]
-    if not inside:
-        top = _within(y1, height - tag_height)
-        inside = [(x, top, x + tag_width, top + tag_height) for x in lefts]
-    return min(inside, key=lambda place: sum(_shared_area(place, other) for other in taken))
+    near, far, inside = [y1 - tag_height, y2], [y1 - 2 * tag_height, y2 + tag_height], [y1 + margin, y2 - margin]
+    tops = [*near, *far, inside[0], inside[1] - tag_height]
+    tops = [y for y in tops if 0 <= y <= height - tag_height] or [_within(y1, height - tag_height)]
+    places = np.array([(x, y, x + tag_width, y + tag_height) for y, x in itertools.product(tops, lefts)])
+    hidden = _shared_areas(places, others).max(axis=1, initial=0) - _shared_areas(places, [_whole_box(box)])[:, 0]
+    cost = _TAG_COST * _shared_areas(places, taken).sum(axis=1) + np.clip(hidden, 0, None)
+    # The first that is good enough, so that a tag does not jump from frame to frame for a few pixels.
+    good = np.flatnonzero(cost <= _GOOD_ENOUGH * tag_height * tag_width)
+    x1, y1, x2, y2 = places[good[0] if good.size else int(cost.argmin())].tolist()
+    return x1, y1, x2, y2
 
 
 def _within(value: int, largest: int) -> int:
     return max(0, min(value, largest))
 
 
-def _shared_area(a: _Place, b: _Place) -> int:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    return max(width, 0) * max(height, 0)
+def _shared_areas(places: NDArray[np.int64], others: Sequence[_Place]) -> NDArray[np.int64]:
+    """Give how many pixels each place has in common with each of the others, ``(place, other)``."""
+    there = np.reshape(np.array(others, np.int64), (1, -1, 4))
+    here = places[:, None]
+    sides = np.minimum(here[..., 2:], there[..., 2:]) - np.maximum(here[..., :2], there[..., :2])
+    areas: NDArray[np.int64] = np.clip(sides, 0, None).prod(axis=2)
+    return areas
