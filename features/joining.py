@@ -70,9 +70,20 @@ def comparable(name: str) -> str:
 
 
 def _pair_equal(left: dict[str, str], right: dict[str, str], pairs: dict[str, str]) -> None:
-    for name in [name for name in left if name in right]:
-        pairs[name] = name
-        del left[name], right[name]
+    mine, others = _by_text(left), _by_text(right)
+    for text in mine.keys() & others.keys():
+        # a.mp4 and a.avi are one id and two files: which is meant is not for us to say.
+        if len(mine[text]) == len(others[text]) == 1:
+            (name,), (other,) = mine[text], others[text]
+            pairs[name] = other
+            del left[name], right[other]
+
+
+def _by_text(names: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, text in names.items():
+        found[text].append(name)
+    return found
 
 
 def _pair_group(

@@ -48,7 +48,7 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
     {
         "id": "the path below the root, without the extension; made from `path` where it is missing",
         "path": "where the video lies below the root",
-        "label": "1 or anomalous, 0 or normal, empty or unknown",
+        "label": "1 or anomalous, 0 or normal, -1, unknown or empty",
         "class": "the kind of anomaly; empty or Normal for a normal video",
         "split": "train, val, test, or empty",
         "spans": "anomalous frames as published, s:e or s:e s:e; none for an anomalous video: not known",

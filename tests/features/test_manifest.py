@@ -307,6 +307,12 @@ class TestJoining:
         assert dict(joined.pairs) == {"Testing/n1": "ucf/Testing/n1"}
         assert joined.extra == ("ucf/Event/n1",)
 
+    def test_the_same_id_goes_before_every_other_and_the_extension_is_none_of_it(self) -> None:
+        joined = join_ids(["Testing/n1"], ["copy/Testing/n1.mp4", "Testing/n1.MP4"])
+        assert dict(joined.pairs) == {"Testing/n1": "Testing/n1.MP4"}
+        assert joined.extra == ("copy/Testing/n1.mp4",)
+        assert dict(join_ids(["a"], ["a.mp4", "a.avi"]).ambiguous) == {"a": ("a.mp4", "a.avi")}
+
     def test_dots_inside_names_are_kept(self) -> None:
         names = ["Bad.Boys.1995__#01-11-55_label_G-B2-B6", "Bad.Boys.1995__#00-26-51_label_B2-0-0"]
         assert dict(join_ids(names, [f"videos/{n}.mp4" for n in names]).pairs) == {n: f"videos/{n}.mp4" for n in names}
