@@ -141,7 +141,7 @@ TARGETS: Mapping[str, TruthTarget] = MappingProxyType(
         "rocng-ucf": TruthTarget(
             "ucf-crime", "half_open", "floor_minus_one", _ROC_NG, frames="opencv", published=(1_109_680, 84_128)
         ),
-        "vadclip-ucf": TruthTarget("ucf-crime", "half_open", "floor", "nwpu-zxr/VadCLIP"),
+        "vadclip-ucf": TruthTarget("ucf-crime", "half_open", "floor", "nwpu-zxr/VadCLIP list/make_gt_ucf.py"),
         "mist-ucf": TruthTarget("ucf-crime", "half_open", "floor", "fjchange/MIST_VAD: cut to whole clips"),
         "ekosman-ucf": TruthTarget("ucf-crime", "half_open", None, "ekosman/AnomalyDetectionCVPR2018-Pytorch"),
         "wsal-ucf": TruthTarget("ucf-crime", "one_based", None, "ktr-hubrt/WSAL Test.py"),
@@ -163,12 +163,12 @@ TARGETS: Mapping[str, TruthTarget] = MappingProxyType(
             "xd-violence",
             "half_open",
             "floor_minus_one",
-            "Roc-Ng/XDVioDet list/gt.npy; the same bytes serve UR-DMU, PEL4VAD, CLIP-TSA and MACIL_SD",
+            "Roc-Ng/XDVioDet list/make_gt.py; the same gt.npy serves UR-DMU, PEL4VAD, CLIP-TSA and MACIL_SD",
             frames="opencv",
             published=(2_330_384, 537_805),
         ),
         "vadclip-xd": TruthTarget(
-            "xd-violence", "half_open", "floor", "nwpu-zxr/VadCLIP list/gt.npy", published=(2_331_296, 537_882)
+            "xd-violence", "half_open", "floor", "nwpu-zxr/VadCLIP list/make_gt_xd.py", published=(2_331_296, 537_882)
         ),
         "rtfm-shanghaitech": TruthTarget(
             "shanghaitech",
