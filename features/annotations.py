@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import UsageError
 from .joining import comparable, join_ids
 from .manifest import LABEL_WORDS, Manifest, ManifestEntry, id_of, scan_manifest, twin_problems
-from .text_lines import Problem, check_name, read_lines, refuse
+from .text_lines import Problem, check_name, is_folder, read_lines, refuse
 from .truth_readers import Record, base_name, read_masks, read_shares, read_text
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ DATA_SETS: Mapping[str, DataSet] = MappingProxyType(
                 ListFile("*ucf_test*.list", "test"),
                 ListFile("*ucf*-i3d.list", "train"),
                 ListFile("*ucf_train*.list", "train"),
+                ListFile("*ucf*_test_anno.json", "test"),
                 ListFile("test_anomalyv2.txt", "test"),
                 ListFile("test_normalv2.txt", "test"),
                 ListFile("train_anomaly.txt", "train"),
@@ -160,6 +161,7 @@ DATA_SETS: Mapping[str, DataSet] = MappingProxyType(
                 ListFile("*rgb_test.list", "test"),
                 ListFile("*audio_test.list", "test"),
                 ListFile("xd_test*.list", "test"),
+                ListFile("*xd*_test_anno.json", "test"),
                 ListFile("rgb.list", "train"),
                 ListFile("*audio.list", "train"),
                 ListFile("xd_train*.list", "train"),
@@ -247,9 +249,17 @@ def find_lists(name: str, folder: str | os.PathLike[str]) -> list[Path]:
     files = find_data_set(name).files
     root = Path(folder)
     # No deeper: where videos lie as pictures there are millions of files.
-    places = [root, *sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))]
-    found = [path for place in places for path in sorted(place.iterdir()) if _split_of(path, files) is not None]
+    places = [root, *(path for path in _inside(root) if is_folder(path) and not path.name.startswith("."))]
+    found = [path for place in places for path in _inside(place) if _split_of(path, files) is not None]
     return list(dict.fromkeys(found))
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        # What may not be looked into holds no list for us; `look` tells a person of it.
+        return []
 
 
 def _split_of(path: Path, files: Sequence[ListFile]) -> str | None:
@@ -295,7 +305,7 @@ def read_annotations(
 
 
 def _read(path: Path, data_set: DataSet) -> tuple[list[tuple[int, Record]], list[Problem]]:
-    if path.is_dir():
+    if is_folder(path):
         return read_masks(path)
     if path.suffix.lower() == ".json":
         return read_shares(path)

@@ -50,7 +50,7 @@ CLIP_COUNTS: Mapping[str, Callable[[int], int]] = MappingProxyType(
         "ceil": lambda n: -(-n // CLIP_FRAMES),
         "floor_plus_one": lambda n: n // CLIP_FRAMES + 1,
         "floor": lambda n: n // CLIP_FRAMES,
-        "floor_minus_one": lambda n: (n - 1) // CLIP_FRAMES,
+        "floor_minus_one": lambda n: max(n - 1, 0) // CLIP_FRAMES,
     }
 )
 """Name -> clips of 16 frames that a video of n frames has."""

@@ -27,6 +27,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .bag_file import LABELS
+from .joining import Joined, join_ids
 from .keys import collisions
 from .publish import publish_bytes
 from .text_lines import MAX_FRAMES, Problem, check_name, read_lines, refuse, whole_number
@@ -202,6 +203,11 @@ class Manifest:
 
     def __contains__(self, identifier: object) -> bool:
         return identifier in self._by_id
+
+    def join(self, identifiers: Iterable[str]) -> tuple[dict[str, ManifestEntry], Joined]:
+        """Give the entry of each of other ids, and which ids and entries found no fellow, or several: `join_ids`."""
+        joined = join_ids(identifiers, self._by_id)
+        return {ours: self._by_id[theirs] for ours, theirs in joined.pairs.items()}, joined
 
 
 def read_manifest(path: str | os.PathLike[str], *, format: str | None = None) -> Manifest:

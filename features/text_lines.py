@@ -130,6 +130,14 @@ def check_name(text: str, what: str) -> None:
         raise ValueError(msg)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder; one that the system will not even look at is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def last_part(text: str) -> str:
     """Give the last part of a path of any system."""
     return re.split(r"[/\\]", text)[-1]

@@ -20,8 +20,8 @@ import numpy as np
 
 from ..errors import UsageError
 from .joining import EXTENSIONS, comparable
-from .manifest import span_array
-from .text_lines import MAX_FRAMES, Problem, last_part, read_lines, read_whole, whole_number
+from .manifest import read_manifest, span_array
+from .text_lines import MAX_FRAMES, Problem, last_part, read_lines, read_whole, refuse, whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -325,8 +325,6 @@ def read_counts(path: str | os.PathLike[str]) -> dict[str, int]:
     UsageError
         naming each line that holds no count, and each video with two.
     """
-    from .text_lines import refuse
-
     ending = Path(path).suffix.lower()
     found = list(_json_counts(path) if ending == ".json" else _listed_counts(path, ending))
     problems = []
@@ -342,11 +340,7 @@ def read_counts(path: str | os.PathLike[str]) -> dict[str, int]:
 
 
 def _listed_counts(path: str | os.PathLike[str], ending: str) -> Iterator[tuple[int, str, int | Problem]]:
-    from .manifest import read_manifest
-
-    if ending == ".jsonl" or (
-        ending == ".csv" and _first_line(path).lower().replace(" ", "").startswith(("id,", "path,"))
-    ):
+    if ending == ".jsonl" or (ending == ".csv" and "num_frames" in _first_line(path).lower()):
         yield from ((0, entry.id, entry.num_frames) for entry in read_manifest(path) if entry.num_frames is not None)
         return
     lines, problems = read_lines(path)

@@ -23,7 +23,7 @@ from ..features.bag_file import LABELS
 from ..features.joining import join_ids
 from ..features.keys import as_text
 from ..features.manifest import Manifest, ManifestEntry, id_of
-from ..features.text_lines import check_name
+from ..features.text_lines import check_name, is_folder
 from ..features.truth_readers import read_counts
 
 OWN_LIST = "list"
@@ -36,7 +36,8 @@ PICTURE_EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".png"})
 class FolderContent:
     """What lies below a folder, as paths below it with ``/``.
 
-    ``broken``: video files that cannot be used, with the reason: empty, a link to nothing, a name that is no text.
+    ``broken``: what cannot be used, with the reason: videos that are empty, a link to nothing, or have a name that is
+    no text, and folders that the system will not open.
     ``picture_folders`` hold pictures and no video. Hidden files and folders are passed over.
     """
 
@@ -124,7 +125,7 @@ def make_manifest(name: str, root: Path, *, annotations: Sequence[Path] = (), co
     """
     if name != OWN_LIST:
         find_data_set(name)
-    if not root.is_dir():
+    if not is_folder(root):
         msg = f"{root}: there is no such folder; name the folder that holds the videos"
         raise NoInputError(msg)
     content = look(root)
@@ -151,7 +152,7 @@ def _lists(name: str, root: Path, annotations: Sequence[Path]) -> list[Path]:
     for path in annotations or [root]:
         # ShanghaiTech's masks are a folder, and a list all the same.
         masks = annotations and name == "shanghaitech" and any(path.glob("*.npy"))
-        inside = find_lists(name, path) if path.is_dir() and not masks else [path]
+        inside = find_lists(name, path) if is_folder(path) and not masks else [path]
         if annotations and not inside:
             globs = ", ".join(file.glob for file in DATA_SETS[name].files)
             msg = f"{path} holds no list of {DATA_SETS[name].title}; they are named {globs}: name the file itself"
@@ -193,7 +194,11 @@ def look(root: Path) -> FolderContent:
     videos: list[str] = []
     pictures: list[str] = []
     broken: dict[str, str] = {}
-    for parent, folders, files in os.walk(root, followlinks=False):
+
+    def refused(error: OSError) -> None:
+        broken[as_text(os.path.relpath(error.filename, root))] = f"it cannot be searched: {error.strerror}"
+
+    for parent, folders, files in os.walk(root, onerror=refused, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         place = Path(parent).relative_to(root)
         here = sorted(name for name in files if not name.startswith("."))

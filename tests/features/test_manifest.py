@@ -321,6 +321,12 @@ class TestJoining:
         assert join_ids(["\u00e9"], ["x/e\u0301"]).pairs == {"\u00e9": "x/e\u0301"}
 
 
+def test_a_manifest_labels_the_ids_of_a_store() -> None:
+    found, joined = Manifest((ABUSE, NORMAL)).join(["part 1/Abuse/a1", "x", "n1"])
+    assert found == {"part 1/Abuse/a1": ABUSE, "n1": NORMAL}
+    assert joined.missing == ("x",)
+
+
 def test_json_lines_are_json(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in manifest_text([ABUSE, NORMAL], "jsonl").splitlines()]
     assert [tuple(row) for row in rows] == [tuple(COLUMNS)] * 2

@@ -242,6 +242,8 @@ def test_spans_in_parts_of_the_length_need_counts(command: Command, tmp_path: Pa
     [
         (("ufc-crime", "."), UsageError, "there is no data set 'ufc-crime'; there are ucf-crime"),
         (("ucf-crime", "nowhere"), NoInputError, "nowhere: there is no such folder"),
+        (("ucf-crime", "n" * 300), NoInputError, "there is no such folder"),
+        (("ucf-crime", ".", "-a", "n" * 300), UsageError, "cannot be read: File name too long"),
         (("ucf-crime", ".", "-a", "gone.txt"), NoInputError, "gone.txt: no such file"),
         (("ucf-crime", ".", "-a", "."), NoInputError, "holds no list of UCF-Crime; they are named"),
         (("ucf-crime", ".", "--counts", "gone.txt"), NoInputError, "gone.txt: no such file"),
@@ -265,6 +267,21 @@ def test_contradicting_lists_make_no_manifest(command: Command, root: Path, list
 def test_the_help_names_every_data_set(command: Command) -> None:
     text = " ".join(str(manifest.help).split())
     assert all(name in text for name in (*DATA_SETS, OWN_LIST))
+
+
+def test_a_folder_that_may_not_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = touch(tmp_path / "v", "a/x.mp4", "b/y.mp4")
+    scan = os.scandir
+
+    def refusing(path: str | os.PathLike[str]) -> object:
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    content = look(root)
+    assert content.videos == ("a/x.mp4",)
+    assert content.broken == {"b": "it cannot be searched: Permission denied"}
 
 
 def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
