@@ -55,6 +55,7 @@ class PredictedTrack:
 
 
 def check_track(track: Track, name: str) -> None:
+    """Raise `UsageError` unless shapes agree, frames ascend and all boxes are finite; ``name`` is whose tube it is."""
     num = len(track.frames)
     shapes = track.frames.shape, track.boxes.shape, track.interpolated.shape
     if not num or shapes != ((num,), (num, 4), (num,)):
@@ -184,6 +185,7 @@ def s_loc(
 
 
 def check_known(name: str, value: str, table: Mapping[str, Any]) -> None:
+    """Raise `UsageError` unless ``value`` is in the table."""
     if value not in table:
         msg = f"{name} is no {value!r}: give {' or '.join(table)}"
         raise UsageError(msg)
@@ -197,15 +199,16 @@ def frames_of_samples(samples: ArrayLike, stride: int) -> NDArray[np.int64]:
     UsageError
         unless samples are whole numbers that ascend by ``stride`` or more.
     """
-    at = np.asarray(samples)
-    if stride < 1 or at.ndim != 1 or (at.size and (at.dtype.kind not in "iu" or (np.diff(at) < stride).any())):
+    given = np.asarray(samples)
+    at = given.astype(np.int64)
+    if stride < 1 or at.ndim != 1 or (at.size and given.dtype.kind not in "iu") or (np.diff(at) < stride).any():
         msg = f"detector frames ascend by the stride of {stride} or more: give numpy.unique of them, and their stride"
         raise UsageError(msg)
-    return (at.astype(np.int64)[:, None] + np.arange(stride)).ravel()
+    return (at[:, None] + np.arange(stride)).ravel()
 
 
 def check_seen(track: Track, seen: NDArray[np.int64], name: str) -> None:
-    """Raise unless the detector saw something wherever the tube claims a detection."""
+    """Raise `UsageError` unless the detector saw something, in ``seen``, wherever the tube claims a detection."""
     rows = np.zeros(len(track.frames), bool)
     rows[_common(seen, track.frames)[1]] = True
     wrong = np.flatnonzero(~rows & ~track.interpolated)

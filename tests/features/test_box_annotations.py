@@ -380,6 +380,12 @@ def test_text_formats_are_told_apart_by_the_first_line_and_a_folder_has_one_vide
             None,
             "line 2: the box from .1, 2. to .3, nan. has no area",
         ),
+        (
+            "a.csv",
+            "video,frame,x1,y1,x2,y2\nv,0,1,2,3,inf\n",
+            None,
+            "line 2: the box from .1, 2. to .3, inf. has no area",
+        ),
         ("a.csv", "video,frame,x1,y1,x2,y2\nv,0.5,1,2,3,4\n", None, "line 2: 0.5 is no whole number"),
         ("a.csv", "video,frame,x1,y1,x2,y2\nv,inf,1,2,3,4\n", None, "line 2: inf is no whole number"),
         ("a.csv", "video,frame,x1,y1,x2,y2\nv,0,1,2,3,4\nv,0,1,2,3,4\n", None, "v: track 0 has two boxes in frame 0"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 from torchvision.ops import box_iou as torchvision_iou
 
 from vadx.detectors import Detections, Tube, unary_tubes
@@ -283,6 +284,7 @@ def test_a_test_set_by_hand() -> None:
         assert reading.best.miou == pytest.approx(1.2 / 3)
         assert reading.best.iou_at == pytest.approx({"0.1": 2 / 3, "0.2": 1 / 3, "0.5": 1 / 3})
     assert [one.top for one in report.videos] == [1, 0, None, 1, None]
+    assert [one.score for one in report.videos] == [0.8, 0.9, 0, 0.85, 0]
     assert [one.st_iou for one in report.videos] == [pytest.approx(0.2), 0, 0, None, None]
     assert report.st_iou == Measured(pytest.approx(0.2 / 3))
 
@@ -376,7 +378,8 @@ def test_detections_of_another_run_are_noticed() -> None:
         video("v", [track_of({0: UNIT}), track_of({0: UNIT, 7: UNIT})], [0.1, 0.2], seen=range(5))
     with pytest.raises(UsageError, match="this tube has a detection in frame 3"):
         s_loc(truth_of({0: UNIT}), track_of({3: UNIT}), [0, 2])
-    for seen, stride in (([3, 1], 1), ([0, 0], 1), ([0, 1], 2), ([0], 0), ([0.5], 1)):
+    wrong: list[tuple[ArrayLike, int]] = [([3, 1], 1), (np.array([3, 1], np.uint8), 1), ([0, 0], 1), ([0, 1], 2)]
+    for seen, stride in [*wrong, ([0], 0), ([0.5], 1), ([[0]], 1)]:
         with pytest.raises(UsageError, match="detector frames ascend by the stride"):
             s_loc(truth_of({0: UNIT}), track_of({0: UNIT}), seen, stride=stride)
     with pytest.raises(UsageError, match=r"^v: detector frames ascend"):
