@@ -127,8 +127,9 @@ GLOBAL_ALIGNMENTS: Mapping[str, GlobalAlignment] = MappingProxyType(
         ),
     }
 )
-"""Name -> which whole-frame clips stand for a clip of a tube, T^g of the paper; of several the mean. A grid clip that
-the end of the video cuts is filled up with its last frame."""
+"""Name -> which whole-frame clips stand for a clip of a tube, T^g of the paper; of several the mean. They stand for a
+clip and not for the tube, so that its parts stay exact. A grid clip that the end of the video cuts is filled up with
+its last frame."""
 
 
 @dataclass(frozen=True, slots=True)

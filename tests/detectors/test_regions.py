@@ -183,6 +183,37 @@ def test_features_are_those_of_a_plain_loop(remainder: str, each_frame: bool) ->
         assert_equal_to_the_plain_way(features, *plain(frames, one, remainder, 4, each_frame=each_frame))
 
 
+def union(boxes: Array) -> list[float]:
+    return [min(boxes[:, 0]), min(boxes[:, 1]), max(boxes[:, 2]), max(boxes[:, 3])]
+
+
+@pytest.mark.parametrize("remainder", REMAINDERS)
+@pytest.mark.parametrize("crop", CROPS)
+def test_clips_show_their_own_boxes(crop: str, remainder: str) -> None:
+    frames = video(30)
+    # Whole pixels and a half, in the picture.
+    tubes = [
+        tube(one.boxes - 0.5 * (one.boxes > 0), first=int(one.frames[0]))
+        for one in random_tubes(np.random.default_rng(11), 6, 30)
+    ]
+    chosen = RegionSettings(crop=crop, remainder=remainder, keep_clips=True)
+    for one, features in zip(tubes, run(tubes, frames, blocks=(11,), settings=chosen), strict=True):
+        assert features.region_clips is not None
+        starts = plain_starts(len(one), 4, remainder)
+        for start, found in zip(starts, features.region_clips, strict=True):
+            places = [min(i, len(one) - 1) for i in range(start, start + 4)]
+            boxes = {
+                "frame": [one.boxes[i].tolist() for i in places],
+                "clip-union": [union(one.boxes[places])] * 4,
+                "tube-union": [union(one.boxes)] * 4,
+            }[crop]
+            pictures = [
+                crop_regions(frames[one.frames[i]][None], np.array([0]), np.array([box], np.float32), SIZE)[0].numpy()
+                for i, box in zip(places, boxes, strict=True)
+            ]
+            np.testing.assert_array_equal(found, value_of(np.stack(pictures, axis=1)))
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
@@ -360,11 +391,15 @@ def test_halves_are_rounded_to_the_even_number() -> None:
 def test_memory_that_may_not_be_written_to_is_read() -> None:
     frames = video(1)
     frames.flags.writeable = False
-    boxes = np.array([[3, 5, 7, 9]], np.float32)
-    np.testing.assert_array_equal(
-        crop_regions(frames[..., ::-1], np.array([0]), boxes, SIZE)[0].numpy(),
-        frames[0, 5:9, 3:7, ::-1].transpose(2, 0, 1),
-    )
+    index, boxes = np.array([0]), np.array([[3, 5, 7, 9]], np.float32)
+    # torch warns once only of such memory, and warnings are errors here.
+    torch.set_warn_always(True)
+    try:
+        found = [crop_regions(given, index, boxes, SIZE)[0].numpy() for given in (frames, frames[..., ::-1])]
+    finally:
+        torch.set_warn_always(False)
+    np.testing.assert_array_equal(found[0], frames[0, 5:9, 3:7].transpose(2, 0, 1))
+    np.testing.assert_array_equal(found[1], found[0][::-1])
 
 
 def test_an_enlarged_box_is_a_crop_and_a_bilinear_resize() -> None:
