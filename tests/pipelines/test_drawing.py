@@ -81,6 +81,14 @@ def test_a_union_is_two_lines_that_leave_room_for_its_members() -> None:
     np.testing.assert_array_equal(drawn, expected)
 
 
+def test_members_are_drawn_over_unions() -> None:
+    union = DrawnBox((20, 30, 60, 80), "", ORANGE, double=True)
+    member = DrawnBox((10, 40, 90, 50), "", PALETTE["blue"])
+    drawn = [draw_tubes(grey(100, 120), boxes) for boxes in ([member, union], [union, member])]
+    np.testing.assert_array_equal(*drawn)
+    assert (drawn[0][39, 9:91] == member.colour).all()
+
+
 def test_a_box_without_a_detection_is_dashed() -> None:
     box = DrawnBox((20, 30, 100, 80), "", ORANGE)
     solid = draw_tubes(grey(100, 120), [box])

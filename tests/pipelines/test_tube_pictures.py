@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -15,7 +16,8 @@ from support import make_video
 from vadx.detectors import Tube
 from vadx.errors import StoreWriteError, UsageError, VideoError
 from vadx.extract.video import FrameBlock, VideoReader
-from vadx.pipelines.drawing import PALETTE, draw_tubes, tube_box
+from vadx.pipelines import tube_pictures
+from vadx.pipelines.drawing import PALETTE, DrawnBox, draw_tubes, tube_box
 from vadx.pipelines.tube_pictures import ActiveTubes, choose_tubes, tube_ids, write_overlay
 
 from .tube_samples import Picture, blocks, tube
@@ -115,6 +117,30 @@ def test_frames_show_the_tubes_that_they_have(tmp_path: Path) -> None:
     assert (np.abs(drawn - PALETTE["yellow"]).max(axis=1) < 20).sum() > 100
 
 
+def test_boxes_are_drawn_with_their_own_numbers_and_stride(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[DrawnBox]] = []
+    monkeypatch.setattr(tube_pictures, "draw_tubes", lambda frame, boxes: drawn.append(boxes) or frame)
+    tubes = [tube(1, 8, missed=[2, 3, 5]), tube(3, 5, (80, 50, 100, 90), speed=5)]
+    written(tmp_path / "out.mp4", tubes, [i / 25 for i in range(9)], ids=[30, 40], stride=2)
+    assert [[box.tag for box in boxes] for boxes in drawn] == [
+        *([], ["30 person"], ["30 person"]),
+        *([["30 person", "40 person"]] * 2),
+        *([["30 person"]] * 3),
+        [],
+    ]
+    assert [boxes[0].dashed for boxes in drawn[1:8]] == [False, True, True, False, False, False, False]
+    assert [boxes[1].box for boxes in drawn[3:5]] == [(80, 50, 100, 90), (85, 50, 105, 90)]
+
+
+def test_players_are_told_how_colours_are_coded(tmp_path: Path) -> None:
+    written(tmp_path / "out.mp4", [], [0, 0.04])
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        coder = container.streams.video[0].codec_context
+        # SMPTE 170M, which is BT.601, and the range of broadcasting.
+        assert (coder.colorspace, coder.color_primaries, coder.color_trc, coder.color_range) == (6, 6, 6, 1)
+        assert (coder.name, coder.pix_fmt) == ("h264", "yuv420p")
+
+
 def test_only_what_was_chosen_is_drawn(tmp_path: Path) -> None:
     tubes = [tube(0, 3, score=0.9), tube(1, 5, (80, 50, 100, 90), score=0.1, union=True)]
     pts = [i / 25 for i in range(6)]
@@ -148,6 +174,8 @@ def test_a_variable_rate_does_not_drift(tmp_path: Path) -> None:
     ("given", "kept"),
     [
         ([0.5, 0.54, 0.58], [0.5, 0.54, 0.58]),
+        # No whole number of milliseconds.
+        ([1 / 3, 1 / 3 + 1001 / 30000, 2 / 3], [1 / 3, 1 / 3 + 1001 / 30000, 2 / 3]),
         # The first begins at zero if it lies before.
         ([-0.1, -0.06, 0.2], [0, 0.04, 0.3]),
         # After a clock's jump back the video goes on, 1/25 s later.

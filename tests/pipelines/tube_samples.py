@@ -36,10 +36,9 @@ def tube(
 
 def blocks(pictures: Sequence[Picture], pts_seconds: Sequence[float], *, size: int = 4) -> Iterator[FrameBlock]:
     """Give frames in blocks of ``size`` whose memory is used again, as a reader's may be."""
-    memory = np.empty((size, *pictures[0].shape), np.uint8)
+    memory, times = np.empty((size, *pictures[0].shape), np.uint8), np.empty(size)
     for start in range(0, len(pictures), size):
         own = pictures[start : start + size]
-        memory[: len(own)] = own
-        times = np.array(pts_seconds[start : start + size], np.float64)
-        yield FrameBlock(start, times, memory[: len(own)], np.zeros(len(own), np.bool_))
-        memory[:] = 0
+        memory[: len(own)], times[: len(own)] = own, pts_seconds[start : start + size]
+        yield FrameBlock(start, times[: len(own)], memory[: len(own)], np.zeros(len(own), np.bool_))
+        memory[:], times[:] = 0, 0
