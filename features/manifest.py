@@ -30,7 +30,7 @@ from .bag_file import LABELS
 from .joining import Joined, join_ids
 from .keys import collisions
 from .publish import publish_bytes
-from .text_lines import MAX_FRAMES, Problem, check_name, read_lines, refuse, whole_number
+from .text_lines import MAX_FRAMES, Problem, check_name, is_folder, read_lines, refuse, whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -342,12 +342,15 @@ def write_manifest(
     Raises
     ------
     UsageError
-        for an unknown format, or a folder that is not there.
+        for an unknown format, a folder that is not there, or a path that is a folder itself.
     StoreWriteError
         if the disk refused.
     """
     target = Path(path)
     text = manifest_text(entries, format_of(path, format))
+    if is_folder(target):
+        msg = f"{target} is a folder; name a file in it: {target / 'manifest.csv'}"
+        raise UsageError(msg)
     if not target.parent.is_dir():
         msg = f"{target}: there is no folder {target.parent}; make it first: mkdir -p {target.parent}"
         raise UsageError(msg)

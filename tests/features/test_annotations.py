@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vadx.errors import NoInputError, UsageError
 from vadx.features.annotations import (
@@ -20,6 +23,7 @@ from vadx.features.annotations import (
 )
 from vadx.features.frame_truth import SLICINGS
 from vadx.features.manifest import ManifestEntry
+from vadx.features.text_lines import MAX_FRAMES
 from vadx.features.truth_readers import COLUMN_ORDERS, COUNTED, parse_line, read_counts, read_text, runs
 
 ABUSE = "Abuse/Abuse028_x264"
@@ -295,6 +299,37 @@ def test_unknown_data_sets_and_files_are_told(tmp_path: Path) -> None:
         read_annotations("ufc", [])
     with pytest.raises(NoInputError, match="no such file"):
         read_annotations("ucf-crime", [tmp_path / "gone.txt"])
+
+
+LINE = st.one_of(
+    st.binary(max_size=60),
+    st.text(max_size=60).map(str.encode),
+    st.sampled_from([line.encode() for _, text in SAMPLES.values() for line in text.splitlines()]),
+    st.from_regex(r"(Abuse|Arson|v=)\d{0,3}_x264(\.mp4)?[ ,|\t]{1,2}-?\d{0,22}[ ,|\t]\[?\d{0,5}(, \d{0,5})*\]?").map(
+        str.encode
+    ),
+    st.sampled_from(
+        [b'{"id": "a", "spans": [[1, 2]], "label": 1}', b"id,path,label", b"a,b.mp4,1", b"[[[[", b'"', b"\x00"]
+    ),
+)
+
+
+@settings(max_examples=120)
+@given(lines=st.lists(LINE, max_size=6), ending=st.sampled_from([".txt", ".csv", ".jsonl", ".json", ".npy"]))
+def test_whatever_bytes_a_list_holds_it_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], ending: str
+) -> None:
+    folder = tmp_path_factory.mktemp("hostile")
+    path = folder / f"list{ending}"
+    path.write_bytes(b"\n".join(lines))
+    for data_set in DATA_SETS:
+        # Any other error ends the test: a user must never see one.
+        with suppress(UsageError):
+            read_annotations(data_set, [folder if ending == ".npy" else path]).manifest()
+    with suppress(UsageError):
+        read_own_list(path, root=folder).manifest()
+    with suppress(UsageError):
+        assert all(0 < count <= MAX_FRAMES for count in read_counts(path).values())
 
 
 class TestNames:

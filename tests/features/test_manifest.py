@@ -236,6 +236,8 @@ def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
         read_manifest(tmp_path / "folder.csv")
     with pytest.raises(UsageError, match="cannot be read"):
         read_manifest("nul\0.csv")
+    with pytest.raises(UsageError, match=r"folder\.csv is a folder; name a file in it"):
+        write_manifest(tmp_path / "folder.csv", [NORMAL])
     with pytest.raises(UsageError, match="there is no folder"):
         write_manifest(tmp_path / "none" / "m.csv", [NORMAL])
 
@@ -307,6 +309,11 @@ class TestJoining:
         assert dict(joined.pairs) == {"Testing/n1": "ucf/Testing/n1"}
         assert joined.extra == ("ucf/Event/n1",)
 
+    def test_what_is_left_of_a_name_that_several_have_is_no_match(self) -> None:
+        joined = join_ids(["T/x", "E/x"], ["a/T/x", "q/x"])
+        assert dict(joined.pairs) == {"T/x": "a/T/x"}
+        assert dict(joined.ambiguous) == {"E/x": ("q/x",)}
+
     def test_the_same_id_goes_before_every_other_and_the_extension_is_none_of_it(self) -> None:
         joined = join_ids(["Testing/n1"], ["copy/Testing/n1.mp4", "Testing/n1.MP4"])
         assert dict(joined.pairs) == {"Testing/n1": "Testing/n1.MP4"}
@@ -319,6 +326,11 @@ class TestJoining:
 
     def test_composed_and_decomposed_letters_are_one(self) -> None:
         assert join_ids(["\u00e9"], ["x/e\u0301"]).pairs == {"\u00e9": "x/e\u0301"}
+
+
+def test_ids_are_kept_in_the_form_that_extraction_gives_them() -> None:
+    assert ManifestEntry("e\u0301t", "e\u0301t.mp4").id == "\u00e9t"
+    assert ManifestEntry("e\u0301t", "e\u0301t.mp4").path == "e\u0301t.mp4"
 
 
 def test_a_manifest_labels_the_ids_of_a_store() -> None:

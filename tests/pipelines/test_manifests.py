@@ -43,6 +43,14 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     return run
 
 
+def published(name: str) -> Path:
+    """Give the folder with a data set's published lists."""
+    folder = os.environ.get("VADX_FIELD_DATA")
+    if not folder:
+        skip_or_fail("field", "VADX_FIELD_DATA names no folder with published annotations")
+    return Path(str(folder)) / "annotations" / name.replace("-", "_")
+
+
 def touch(root: Path, *names: str) -> Path:
     for name in names:
         path = root / name
@@ -290,11 +298,28 @@ def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
     assert look(root).videos == ("a/x.mp4",)
 
 
+@pytest.mark.parametrize(("name", "total"), [("ucf-crime", 1900), ("xd-violence", 4754), ("shanghaitech", 437)])
+def test_every_published_video_is_missing_from_an_empty_folder(tmp_path: Path, name: str, total: int) -> None:
+    folder = published(name)
+    checked = make_manifest(name, tmp_path, annotations=[folder])
+    assert (len(checked.missing), len(checked.present), checked.unlisted()) == (total, 0, {})
+
+
+@pytest.mark.parametrize(("name", "total"), [("tad", 100), ("lad", 560)])
+def test_test_videos_that_are_there_have_their_spans(tmp_path: Path, name: str, total: int) -> None:
+    folder = published(name)
+    (tmp_path / "videos").mkdir()
+    missing = make_manifest(name, tmp_path / "videos", annotations=[folder]).missing
+    touch(tmp_path / "videos" / "somewhere", *missing)
+    (tmp_path / "counts.txt").write_text("".join(f"{path} 500\n" for path in missing))
+    checked = make_manifest(name, tmp_path / "videos", annotations=[folder], counts=tmp_path / "counts.txt")
+    assert (len(checked.present), checked.is_complete, checked.notes) == (total, True, ())
+    assert all(len(entry.spans) > 0 for entry in checked.entries if entry.label == 1)
+    assert {entry.path.split("/")[0] for entry in checked.entries} == {"somewhere"}
+
+
 def test_all_of_ucf_crime_is_found_where_it_is(tmp_path: Path) -> None:
-    folder = os.environ.get("VADX_FIELD_DATA")
-    if not folder:
-        skip_or_fail("field", "VADX_FIELD_DATA names no folder with published annotations")
-    annotations = Path(str(folder)) / "annotations" / "ucf_crime"
+    annotations = published("ucf-crime")
     (tmp_path / "empty").mkdir()
     missing = make_manifest("ucf-crime", tmp_path / "empty", annotations=[annotations]).missing
     assert len(missing) == 1900
