@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 
@@ -191,6 +192,38 @@ def test_a_mask_that_lies_or_is_a_pickle_is_refused_by_name(tmp_path: Path) -> N
         read_annotations("shanghaitech", [(tmp_path / "empty", (tmp_path / "empty").mkdir())[0]])
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"(" * 3000,
+        b"-" * 9000 + b"1",
+        b"{'a':\n  1,\n 2",
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (999999999999999999999999,), }",
+        b"{'descr': '|u99999999999999999999', 'fortran_order': False, 'shape': (3,), }",
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (-3,), }",
+    ],
+)
+def test_a_header_made_to_break_numpy_is_one_masks_problem(tmp_path: Path, header: bytes) -> None:
+    np.save(tmp_path / "01_0015.npy", np.array([0, 1], np.uint8))
+    for version in (1, 3):
+        length = len(header).to_bytes(2 if version == 1 else 4, "little")
+        (tmp_path / "01_0016.npy").write_bytes(b"\x93NUMPY" + bytes([version, 0]) + length + header + bytes(64))
+        found = read_annotations("shanghaitech", [tmp_path])
+        assert [problem.what.split(":")[0] for problem in found.problems] == ["no mask of frames"]
+        assert [entry.spans.tolist() for entry in found.entries] == [[[1, 2]]]
+
+
+def test_a_mask_that_claims_much_takes_no_memory(tmp_path: Path) -> None:
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (500000000,), }"
+    (tmp_path / "01_0016.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    tracemalloc.start()
+    try:
+        assert len(read_annotations("shanghaitech", [tmp_path]).problems) == 1
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def shares_file(folder: Path, rows: object, name: str = "tad_test_anno.json") -> Path:
     path = folder / name
     path.write_text(json.dumps(rows))
@@ -222,6 +255,7 @@ def test_spans_in_parts_of_the_length_become_frames_where_the_length_is_known(tm
         ({"video_path": "01_Accident_004.mp4", "anomaly_span": [[0.5, 1.5]]}, "0 <= s < e <= 1"),
         ({"video_path": "01_Accident_004.mp4", "anomaly_span": [[float("nan"), 1]]}, "0 <= s < e <= 1"),
         ({"video_path": "01_Accident_004.mp4", "anomaly_span": [["0", True]]}, "no pair of numbers"),
+        ({"video_path": "01_Accident_004.mp4", "anomaly_span": [[0, 10**400]]}, "0 <= s < e <= 1"),
         ({"video_path": "01_Accident_004.mp4", "anomaly_span": []}, "it says that 01_Accident_004 is normal"),
         ({"video_path": "Normal_004.mp4", "anomaly_span": [[0.1, 0.2]]}, "is anomalous, and its name says normal"),
         ({"video_path": "../../etc/passwd", "anomaly_span": []}, "is no name of TAD"),

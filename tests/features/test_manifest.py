@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from vadx.errors import NoInputError, UsageError
 from vadx.extract.files import VIDEO_EXTENSIONS
+from vadx.features import text_lines
 from vadx.features.joining import EXTENSIONS, join_ids
 from vadx.features.manifest import (
     COLUMNS,
@@ -214,10 +215,20 @@ def test_many_problems_are_counted_and_only_the_first_shown(tmp_path: Path) -> N
 
 
 def test_an_error_that_shows_a_name_moves_no_cursor(tmp_path: Path) -> None:
-    path = written(tmp_path, "id,label\n\u202egpj.exe,maybe\u202e\n")
+    path = written(tmp_path, "id,label\n\u202egpj.exe,maybe\u202e\n", "a\x1b[2Jb.csv")
     with pytest.raises(UsageError) as caught:
         read_manifest(path)
-    assert "\u202e" not in str(caught.value)
+    assert not {"\u202e", "\x1b"} & set(str(caught.value))
+    assert "a\\x1b[2Jb.csv:2: label 'maybe\\u202e'" in str(caught.value)
+
+
+def test_a_file_far_too_long_for_a_list_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, CSV)
+    monkeypatch.setattr(text_lines, "MAX_FILE_BYTES", len(CSV))
+    assert len(read_manifest(path)) == 2
+    monkeypatch.setattr(text_lines, "MAX_FILE_BYTES", len(CSV) - 1)
+    with pytest.raises(UsageError, match="is longer than"):
+        read_manifest(path)
 
 
 @pytest.mark.parametrize("name", ["m.txt", "m", "m.CSV.bak"])
