@@ -241,14 +241,27 @@ def test_features_depend_neither_on_blocks_nor_on_batches(
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
-def test_small_pieces_of_memory_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    tubes, frames = random_tubes(np.random.default_rng(5), 8, 30), video(30)
+@pytest.mark.parametrize(("num_bytes", "most_frames", "most_boxes"), [(9300, 2, 48), (961, 1, 5)])
+def test_small_pieces_of_memory_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, num_bytes: int, most_frames: int, most_boxes: int
+) -> None:
+    tubes, frames = random_tubes(np.random.default_rng(5), 12, 30), video(30)
     whole = run(tubes, frames)
-    # 2 frames at a time, and 5 of what is cut out.
-    monkeypatch.setattr("vadx.detectors.regions._CHUNK_BYTES", 12 * WIDTH * HEIGHT * 2 + 1)
+    num_frames, num_boxes = [], []
+
+    def cut(pictures: Any, index: Array, boxes: Array, size: int) -> torch.Tensor:
+        num_frames.append(len(pictures))
+        num_boxes.append(len(boxes))
+        return crop_regions(pictures, index, boxes, size)
+
+    # A frame has 12 * 24 * 16 bytes as float32, a box 12 * 4 * 4.
+    monkeypatch.setattr("vadx.detectors.regions._CHUNK_BYTES", num_bytes)
+    monkeypatch.setattr("vadx.detectors.regions.crop_regions", cut)
     for one, other in zip(whole, run(tubes, frames), strict=True):
         np.testing.assert_array_equal(one.region_clips, other.region_clips)
         np.testing.assert_array_equal(one.global_clips, other.global_clips)
+    assert max(num_frames) == most_frames
+    assert max(num_boxes) <= most_boxes
 
 
 # ---- clips ----
@@ -510,7 +523,8 @@ def test_whole_frames_on_the_grid_by_hand(each_frame: bool) -> None:
     ]
     network = Sums()
     chosen = RegionSettings(global_align="grid", keep_clips=True)
-    found = run(tubes, frames, blocks=(3, 9), settings=chosen, network=network, network_takes_frames=each_frame)
+    # Grid clips begin in blocks before those that their tubes begin in.
+    found = run(tubes, frames, blocks=(1, 9, 17), settings=chosen, network=network, network_takes_frames=each_frame)
     for features, values in zip(found, expected, strict=True):
         assert features.global_clips is not None
         np.testing.assert_allclose(features.global_clips, values, rtol=1e-6)
