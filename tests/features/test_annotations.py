@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
@@ -211,6 +212,31 @@ def test_a_header_made_to_break_numpy_is_one_masks_problem(tmp_path: Path, heade
         found = read_annotations("shanghaitech", [tmp_path])
         assert [problem.what.split(":")[0] for problem in found.problems] == ["no mask of frames"]
         assert [entry.spans.tolist() for entry in found.entries] == [[[1, 2]]]
+
+
+class Harm:
+    """What a pickle does when it is loaded."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.mkdir, (self.marker,)  # type: ignore[return-value]  # any callable with its arguments
+
+
+def test_a_pickle_among_the_masks_is_never_loaded(tmp_path: Path) -> None:
+    marker = tmp_path / "harm"
+    pickle.loads(pickle.dumps(Harm(marker)))  # noqa: S301  # our own: to see that it would do harm
+    marker.rmdir()
+    (tmp_path / "01_0016.npy").write_bytes(pickle.dumps(Harm(marker)))
+    assert len(read_annotations("shanghaitech", [tmp_path]).problems) == 1
+    assert not marker.exists()
+
+
+def test_a_normal_video_of_seos_list_ends_in_minus_one() -> None:
+    line = "Normal_Videos_event/Normal_Videos_003_x264.mp4 2823 {}"
+    assert parse_line(line.format(-1), ["seo-normal"]) is not None
+    assert parse_line(line.format(5), ["seo-normal"]) is None
 
 
 def test_a_mask_that_claims_much_takes_no_memory(tmp_path: Path) -> None:

@@ -166,6 +166,8 @@ def test_two_files_for_one_video_are_ambiguous(command: Command, tmp_path: Path,
     assert report["ambiguous"] == {"Arson/Arson011_x264": ["a/Arson011_x264.mp4", "b/Arson011_x264.mp4"]}
     assert "Arson/Arson011_x264.mp4" not in report["missing"]
     assert report["extra"] == []
+    (tmp_path / "mine.txt").write_text("Arson011_x264.mp4\n")
+    assert command("list", root, "-a", "mine.txt", "--check", "-q") == Ran(4, "", "")
 
 
 def test_files_that_cannot_be_used_are_not_there(command: Command, tmp_path: Path, lists: Path) -> None:
@@ -202,6 +204,8 @@ def test_videos_that_are_folders_of_pictures_are_told_apart(command: Command, tm
         ["testing/frames/01_0015"],
         ["testing/frames/01_0016"],
     )
+    (tmp_path / "SH_Test_NEW.txt").write_text("01_0015,1,-1\n")
+    assert command("shanghaitech", root, "-a", "SH_Test_NEW.txt", "--check", "-q") == Ran(4, "", "")
     entry = read_manifest(tmp_path / "m.csv")["testing/frames/01_0015"]
     assert (entry.spans.tolist(), entry.num_frames) == ([[1, 3]], 4)
 
