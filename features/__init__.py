@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bag_file import Bag
+    from .bags import make_bag, segment_spans
     from .recipe import Recipe
     from .store import FeatureSet, Store
     from .timeline import Clip, ClipFeatures, concatenate
 
-__all__ = ["Bag", "Clip", "ClipFeatures", "FeatureSet", "Recipe", "Store", "concatenate"]
+__all__ = [
+    "Bag",
+    "Clip",
+    "ClipFeatures",
+    "FeatureSet",
+    "Recipe",
+    "Store",
+    "concatenate",
+    "make_bag",
+    "segment_spans",
+]
 
 _HOMES = {
     "Bag": "bag_file",
@@ -21,6 +32,8 @@ _HOMES = {
     "Recipe": "recipe",
     "Store": "store",
     "concatenate": "timeline",
+    "make_bag": "bags",
+    "segment_spans": "bags",
 }
 
 

@@ -151,16 +151,23 @@ class Store:
         KeyError
             if none or several fit; the message lists what there is.
         """
+        return FeatureSet(self.path / self._meant(name))
+
+    def open(self, name: str) -> FeatureSet | StageSet:
+        """Open a set of whatever kind. As ``store[name]``, which opens clip features only."""
+        return open_shard_set(self.path / self._meant(name))
+
+    def _meant(self, name: str) -> str:
         names = self.names()
         if name in names:
-            return FeatureSet(self.path / name)
+            return name
         found = [n for n in names if n.startswith(name)]
         if len(found) != 1:
             # "i3d" begins "i3d-flow-..." too, and means the network.
             exact = [s.name for s in self.sets() if name in (s.preset, s.recipe.network.name)]
             found = exact or found
         if len(found) == 1:
-            return FeatureSet(self.path / found[0])
+            return found[0]
         problem = "fits several feature sets" if found else "fits no feature set"
         msg = f"{name!r} {problem} in {self.path}; there are: {', '.join(found or names) or 'none'}"
         raise KeyError(msg)

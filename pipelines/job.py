@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import WeightsError
 from ..extract.engines import DEFAULT_ENGINE
@@ -15,6 +15,7 @@ from ..features.recipe import Recipe
 
 if TYPE_CHECKING:
     from ..extract.engine import Engine
+    from .plan import Plan
 
 Status = Literal["done", "current", "degraded", "failed"]
 
@@ -48,7 +49,8 @@ class Outcome:
     """What became of one video.
 
     ``reason`` says why it was, or was not, worked on; ``notes`` what a person should know of a degraded one.
-    ``seconds`` is the time it took, ``video_seconds`` its own length.
+    ``seconds`` is the time it took, ``video_seconds`` its own length. ``counts`` says how many of what a stage of tubes
+    holds of it.
     """
 
     id: str
@@ -64,6 +66,28 @@ class Outcome:
     notes: tuple[str, ...] = ()
     retriable: bool = False
     hint: tuple[int, int, str] | None = field(default=None, repr=False)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def make_job(plan: Plan, set_path: Path, options: Mapping[str, Any]) -> Job:
+    """Give the job of a plan: the batch shape is settled here, once for the run."""
+    from ..extract.backbones import find_backbone
+    from ..extract.engine import DEFAULT_BATCH, check_engine, pick_device
+
+    device = pick_device(options["device"])
+    default = DEFAULT_BATCH[device.type, find_backbone(plan.backbone).frame_wise]
+    return Job(
+        set_path=set_path,
+        recipe=plan.recipe,
+        backbone=plan.backbone,
+        weights=plan.weights,
+        device=str(device),
+        batch=options["batch"] or default,
+        engine=check_engine(options.get("engine"), plan.recipe.precision, device),
+        is_batch_fixed=options["batch"] is not None,
+        is_engine_fixed=options.get("engine") is not None,
+        **{name: options[name] for name in ("force", "retry_failed", "strict", "allow_partial")},
+    )
 
 
 def _engine_key(job: Job) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ class VideoEvent(msgspec.Struct, tag_field="event", tag="video", frozen=True, om
     notes: tuple[str, ...] = ()
     retriable: bool = False
     feature_set: str | None = None
+    counts: dict[str, int] = {}
 
 
 class SummaryEvent(msgspec.Struct, tag_field="event", tag="summary", frozen=True):
@@ -287,7 +288,12 @@ def describe(outcome: Outcome) -> str:
     notes = f" ({'; '.join(outcome.notes)})" if outcome.notes else ""
     if outcome.status == "current":
         return f"current {printable(outcome.id)}"
-    return f"{outcome.status} {printable(outcome.id)}: {outcome.num_frames} frames, {outcome.num_clips} clips{notes}"
+    counts = outcome.counts or {"clips": outcome.num_clips}
+    held = [
+        *([f"{outcome.num_frames} frames"] if outcome.num_frames else []),
+        *(f"{n} {what}" for what, n in counts.items()),
+    ]
+    return f"{outcome.status} {printable(outcome.id)}: {', '.join(held)}{notes}"
 
 
 def printable(text: str) -> str:

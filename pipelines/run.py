@@ -6,17 +6,18 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from ..errors import StoreWriteError, VadxError
 from ..features.index import load_index
 from ..features.keys import as_text
-from ..features.store import FeatureSet
+from ..features.store import open_shard_set
 from .capacity import bottleneck
 from .extraction import Effort, process_videos
 from .job import Outcome
@@ -25,13 +26,16 @@ from .source import Source
 from .stopping import StopSignals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
+    from ..features.shard_set import Digested, ShardSet
     from .inputs import Entry
-    from .job import Job
     from .progress import Display
 
 log = logging.getLogger(__name__)
+
+Process = Callable[..., "Iterator[list[Outcome]]"]
+"""`extraction.process_videos`, or what does the same for other jobs: it takes videos, jobs and the same options."""
 
 COLLISION = "its id {id!r} is also that of another input (letter case does not count)"
 
@@ -49,10 +53,10 @@ class DryRunLine:
 class RunLog:
     """``runs/<run>.jsonl``: appended to, informative. A disk that refuses it costs the log, not the run."""
 
-    def __init__(self, feature_set: FeatureSet) -> None:
+    def __init__(self, set_path: Path) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self.name = f"{stamp}-{secrets.token_hex(3)}"
-        self.path = feature_set.path / "runs" / f"{self.name}.jsonl"
+        self.path = set_path / "runs" / f"{self.name}.jsonl"
         self._refused = False
 
     def write(self, event: msgspec.Struct) -> bytes:
@@ -78,7 +82,7 @@ def collision_outcome(entry: Entry) -> Outcome:
     return Outcome(entry.id, str(entry.path), "failed", "tried", "KEY_COLLISION", message)
 
 
-def dry_run(feature_set: FeatureSet | None, entries: Sequence[Entry], options: dict[str, bool]) -> Iterator[DryRunLine]:
+def dry_run(feature_set: ShardSet | None, entries: Sequence[Entry], options: dict[str, bool]) -> Iterator[DryRunLine]:
     """Say for every video what a run would do, and why. Decodes nothing, writes nothing."""
     from ..errors import VideoError
     from ..extract.files import check_file
@@ -98,18 +102,34 @@ def dry_run(feature_set: FeatureSet | None, entries: Sequence[Entry], options: d
             yield DryRunLine(entry.id, path, decision.verb, decision.reason)
 
 
+class RunJob(Protocol):
+    """What a run needs to know of a job, of whatever kind."""
+
+    @property
+    def set_path(self) -> Path: ...
+
+    @property
+    def recipe(self) -> Digested: ...
+
+    @property
+    def batch(self) -> int: ...
+
+    @property
+    def device(self) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class JobRun:
-    """One feature set's part in a run: what is to be done, and what became of it."""
+    """One set's part in a run: what is to be done, and what became of it."""
 
-    job: Job
+    job: RunJob
     tally: Tally
     log: RunLog
 
 
-def start_runs(jobs: Sequence[Job], num_videos: int) -> list[JobRun]:
+def start_runs(jobs: Sequence[RunJob], num_videos: int) -> list[JobRun]:
     """Give the parts of a run, one a feature set."""
-    return [JobRun(job, Tally(num_videos), RunLog(FeatureSet(job.set_path))) for job in jobs]
+    return [JobRun(job, Tally(num_videos), RunLog(job.set_path)) for job in jobs]
 
 
 def run_videos(
@@ -122,8 +142,9 @@ def run_videos(
     num_decoders: int = 0,
     effort: Effort | None = None,
     emit: Callable[[bytes], Any] = lambda _line: None,
+    process: Process = process_videos,
 ) -> None:
-    """Do what every video still needs, each decoded once for all feature sets.
+    """Do what every video still needs, as ``process`` does it: an outcome a job for each video.
 
     The tallies of ``runs`` hold what became of the videos, also if the run is stopped. ``limit`` ends the run after so
     many videos that had to be worked on. ``emit`` is given every event as one line of JSON; with several sets a
@@ -137,7 +158,7 @@ def run_videos(
     """
     hints: dict[str, tuple[int, int, str]] = {}
     for run in runs:
-        hints.update(load_index(FeatureSet(run.job.set_path).index_path).sources)
+        hints.update(load_index(run.job.set_path / "index.json").sources)
         emit(run.log.write(_start(run)))
     new_hints: dict[str, tuple[int, int, str]] = {}
     exit_code = 1
@@ -147,8 +168,9 @@ def run_videos(
     display.start(entries)
     with StopSignals() as stop:
         try:
+            jobs = [run.job for run in runs]
             for outcomes in _outcomes(
-                entries, colliding, [run.job for run in runs], hints, display, stop, limit, num_decoders, effort
+                entries, colliding, jobs, hints, display, stop, limit, num_decoders, effort, process
             ):
                 for run, outcome in zip(runs, outcomes, strict=True):
                     run.tally.outcomes.append(outcome)
@@ -171,7 +193,7 @@ def run_videos(
             for run in runs:
                 # The index is derived: a disk that refuses it must not hide why the run ended.
                 with suppress(StoreWriteError):
-                    FeatureSet(run.job.set_path).save_index(new_hints)
+                    open_shard_set(run.job.set_path).save_index(new_hints)
                 own_code = exit_code if exit_code != 3 else 3 * bool(run.tally.failed)
                 emit(run.log.write(_summary(run.tally, run.log.name, effort, stop.exit_code or own_code)))
 
@@ -192,18 +214,19 @@ def _start(run: JobRun) -> StartEvent:
 def _outcomes(
     entries: Sequence[Entry],
     colliding: Sequence[Entry],
-    jobs: Sequence[Job],
+    jobs: Sequence[RunJob],
     hints: dict[str, tuple[int, int, str]],
     display: Display,
     stop: StopSignals,
     limit: int | None,
     num_decoders: int,
     effort: Effort,
+    process: Process,
 ) -> Iterator[list[Outcome]]:
     for entry in colliding:
         yield [collision_outcome(entry) for _ in jobs]
     allowance = _Allowance(limit)
-    for outcomes in process_videos(
+    for outcomes in process(
         entries,
         jobs,
         num_decoders=num_decoders,

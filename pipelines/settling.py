@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import CODES, VideoError
-from ..features.shard_set import Decision, failure_of
+from ..features.shard_set import Decision, ShardSet, failure_of
 from ..features.store import FeatureSet
 from .job import Job, Outcome
 
@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from ..features.timeline import ClipTable
     from .inputs import Entry
     from .source import Source
+
+
+class Settings(Protocol):
+    """What of a job decides how its failures are told and kept."""
+
+    @property
+    def strict(self) -> bool: ...
+
+    @property
+    def retry_failed(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +85,16 @@ def outcome_of(entry: Entry, source: Source, task: Task, result: Result, seconds
 
 
 def failed_outcome(
-    error: VideoError, entry: Entry, source: Source, job: Job, feature_set: FeatureSet, seconds: float
+    error: VideoError,
+    entry: Entry,
+    source: Source,
+    job: Settings,
+    feature_set: ShardSet,
+    seconds: float,
+    *,
+    remember: bool = True,
 ) -> Outcome:
-    """Record a failure, unless the same one is on record, and give its outcome."""
+    """Record a failure, unless the same one is on record or it is not to be remembered, and give its outcome."""
     # Errors from inside the pipeline do not know which file they are about.
     told = VideoError(error.code, str(entry.path), error.evidence)
     info = CODES[told.code]
@@ -86,7 +103,7 @@ def failed_outcome(
         # What has no content cannot be told apart by it.
         return failed_before(feature_set, entry, source)
     digest = None
-    if not info.retriable:
+    if remember and not info.retriable:
         try:
             digest = source.sha256()
         except VideoError:
@@ -105,7 +122,7 @@ def failed_outcome(
     )
 
 
-def failed_before(feature_set: FeatureSet, entry: Entry, source: Source) -> Outcome:
+def failed_before(feature_set: ShardSet, entry: Entry, source: Source) -> Outcome:
     """Give the outcome of a video whose failure is on record."""
     record = feature_set.failure(entry.id)
     if record is None:

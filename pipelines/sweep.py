@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError
+from ..features.checkpoint import CHECKPOINT_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..features.store import FeatureSet
+    from ..features.shard_set import ShardSet
+
+
+_REASONS = {
+    False: "a file that a killed run was writing",
+    True: "what a killed run had finished of a video: the same command goes on from there",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +37,7 @@ class Leftover:
         return {**asdict(self), "path": str(self.path)}
 
 
-def find_leftovers(feature_set: FeatureSet, older_than: float) -> list[Leftover]:
+def find_leftovers(feature_set: ShardSet, older_than: float) -> list[Leftover]:
     """List what may be swept. ``older_than`` is in seconds since the epoch, of the store's own clock."""
     found = []
     for path in sorted(feature_set.tmp.iterdir()) if feature_set.tmp.is_dir() else []:
@@ -39,7 +46,9 @@ def find_leftovers(feature_set: FeatureSet, older_than: float) -> list[Leftover]
         except FileNotFoundError:
             continue  # the run that wrote it is done
         old = status.st_mtime <= older_than
-        reason = "a file that a killed run was writing" if old else "young: a run that is going on may be writing it"
+        reason = (
+            _REASONS[path.suffix == CHECKPOINT_SUFFIX] if old else "young: a run that is going on may be writing it"
+        )
         found.append(Leftover(path, status.st_size, reason, old))
     for record in feature_set.failures():
         if record.id in feature_set and _stored_the_failed_source(feature_set, record.id, record.source):
@@ -49,14 +58,14 @@ def find_leftovers(feature_set: FeatureSet, older_than: float) -> list[Leftover]
     return found
 
 
-def _stored_the_failed_source(feature_set: FeatureSet, identifier: str, source: str | None) -> bool:
+def _stored_the_failed_source(feature_set: ShardSet, identifier: str, source: str | None) -> bool:
     from ..features.shard import ShardHeader
 
     header = feature_set.header(identifier)
     return isinstance(header, ShardHeader) and source in (None, header.source_sha256)
 
 
-def sweep(feature_set: FeatureSet, leftover: Leftover) -> bool:
+def sweep(feature_set: ShardSet, leftover: Leftover) -> bool:
     """Remove a leftover; False if it was gone already.
 
     Raises
@@ -73,7 +82,7 @@ def sweep(feature_set: FeatureSet, leftover: Leftover) -> bool:
 
 
 @contextmanager
-def _only_one(feature_set: FeatureSet) -> Iterator[None]:
+def _only_one(feature_set: ShardSet) -> Iterator[None]:
     descriptor = os.open(feature_set.path / ".gc.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         try:

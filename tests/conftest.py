@@ -94,6 +94,16 @@ def videos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def field_data() -> Path:
+    """Give the folder of the field's own annotation and feature files, which are not vadx's to give away."""
+    named = os.environ.get("VADX_FIELD_DATA")
+    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        skip_or_fail("field", f"the field's own files are not at {folder}: name their folder in VADX_FIELD_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def test_cache() -> Path:
     """Give the folder in which real weights and clips stay between test runs."""
     CACHE.mkdir(parents=True, exist_ok=True)

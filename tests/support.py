@@ -44,7 +44,7 @@ ENGINE = os.environ.get("VADX_TEST_ENGINE", "torch-eager")
 
 ONE_ENGINE = {"VADX_EXTRACT_ENGINE": ENGINE}
 
-SERIAL = {**ONE_ENGINE, "VADX_EXTRACT_DECODERS": "0"}
+SERIAL = {**ONE_ENGINE, "VADX_EXTRACT_DECODERS": "0", "VADX_TUBES_DECODERS": "0"}
 """And nothing at once, so that what happens has an order."""
 
 

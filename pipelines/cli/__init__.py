@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "extract": "extract",
+    "tubes": "tubes",
     "ls": "stores",
     "info": "stores",
     "verify": "stores",
     "gc": "stores",
     "probe": "machine",
     "doctor": "machine",
+    "manifest": "manifest",
     "backbones": "machine",
+    "detectors": "machine",
     "presets": "presets",
     "weights": "weights",
     "bench": "bench",
@@ -36,7 +39,7 @@ COMMANDS = {
 """Command -> the module of this package that holds it."""
 
 
-_LISTINGS = frozenset({"ls", "info", "backbones", "presets", "weights", "doctor"})
+_LISTINGS = frozenset({"ls", "info", "backbones", "detectors", "presets", "weights", "doctor", "manifest"})
 _OUTPUT_REFUSED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 

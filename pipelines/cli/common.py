@@ -11,6 +11,7 @@ import rich_click as click
 from ...errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
+    from ...features.stage_set import StageSet
     from ...features.store import FeatureSet, Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -102,9 +103,22 @@ def _sets_of_preset(store: Store, name: str) -> list[FeatureSet]:
         return []
 
 
-def choose_sets(name: str | None, store: Path) -> list[FeatureSet]:
-    """Open the named feature set, or every one of the store."""
-    return [open_set(name, store)] if name else open_store(store).sets()
+def open_any_set(name: str, store: Path) -> FeatureSet | StageSet:
+    """Open the set that a name means, of whatever kind. As `open_set`."""
+    from ...features.store import open_shard_set
+
+    path = Path(name)
+    if (path / "recipe.json").is_file():
+        return open_shard_set(path)
+    try:
+        return open_store(store).open(name)
+    except KeyError:
+        return open_set(name, store)
+
+
+def choose_sets(name: str | None, store: Path) -> list[FeatureSet | StageSet]:
+    """Open the named set, or every one of the store, of whatever kind."""
+    return [open_any_set(name, store)] if name else open_store(store).all_sets()
 
 
 def human_bytes(count: float) -> str:

@@ -10,7 +10,7 @@ import rich_click as click
 
 from ...extract.engines import DEFAULT_ENGINE
 from .common import human_bytes, print_table
-from .extract import advise, decoders_of, make_job, report, say
+from .extract import advise, decoders_of, report, say
 
 if TYPE_CHECKING:
     from ...features.store import FeatureSet
@@ -30,6 +30,7 @@ def demo(out: Path, device: str) -> int:
     from ..demo import make_demo_plan, prepare
     from ..extraction import Effort
     from ..inputs import find_videos
+    from ..job import make_job
     from ..progress import make_display
     from ..prose import prose
     from ..run import run_videos, start_runs
@@ -47,7 +48,7 @@ def demo(out: Path, device: str) -> int:
     # Three clips are over before another engine has converted the network.
     options = {"device": device, "batch": None, "engine": DEFAULT_ENGINE}
     flags = dict.fromkeys(("force", "retry_failed", "strict", "allow_partial"), False)
-    job = make_job(plan, feature_set, {**options, **flags})
+    job = make_job(plan, feature_set.path, {**options, **flags})
     found = find_videos([str(material.folder)])
     display = make_display(json_lines=False, quiet=False, verbose=True)
     runs = start_runs([job], len(found.entries) + len(found.colliding))

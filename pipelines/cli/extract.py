@@ -184,6 +184,7 @@ def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any], *, names_set: b
 def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any]) -> int:
     from ...features.store import Store
     from ..extraction import Effort
+    from ..job import make_job
     from ..progress import make_display
     from ..run import run_videos, start_runs
 
@@ -193,7 +194,7 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any]) -> i
     jobs = []
     for plan in plans:
         feature_set = store.create(plan.recipe, slug=plan.slug, preset=plan.preset_name, weights_name=plan.weights_name)
-        jobs.append(make_job(plan, feature_set, options))
+        jobs.append(make_job(plan, feature_set.path, options))
         if talks:
             _announce(plan, feature_set)
     if talks:
@@ -231,7 +232,7 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any]) -> i
                 _show_predictions(plan, run)
         for run in runs:
             report(run)
-        advise(effort, runs[0].job, num_decoders)
+        advise(effort, jobs[0], num_decoders)
     return 3 if any(run.tally.failed for run in runs) else 0
 
 
@@ -271,28 +272,6 @@ def _check_files(plans: Sequence[Plan]) -> None:
     for plan in plans:
         if plan.weights_name is None and not plan.recipe.weights.startswith("random:"):
             load_backbone(plan.backbone, plan.weights, switches=plan.recipe.network.switches)
-
-
-def make_job(plan: Plan, feature_set: FeatureSet, options: dict[str, Any]) -> Job:
-    """Give the job of a plan: the batch shape is settled here, once for the run."""
-    from ...extract.backbones import find_backbone
-    from ...extract.engine import DEFAULT_BATCH, check_engine, pick_device
-    from ..job import Job
-
-    device = pick_device(options["device"])
-    default = DEFAULT_BATCH[device.type, find_backbone(plan.backbone).frame_wise]
-    return Job(
-        set_path=feature_set.path,
-        recipe=plan.recipe,
-        backbone=plan.backbone,
-        weights=plan.weights,
-        device=str(device),
-        batch=options["batch"] or default,
-        engine=check_engine(options.get("engine"), plan.recipe.precision, device),
-        is_batch_fixed=options["batch"] is not None,
-        is_engine_fixed=options.get("engine") is not None,
-        **{name: options[name] for name in ("force", "retry_failed", "strict", "allow_partial")},
-    )
 
 
 def _announce(plan: Plan, feature_set: FeatureSet) -> None:

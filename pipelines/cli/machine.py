@@ -107,6 +107,46 @@ def _here(row: BackboneLine) -> str:
 
 
 @click.command()
+@json_option
+@click.option("--quiet", "-q", is_flag=True, help="Print names only.")
+def detectors(as_json: bool, quiet: bool) -> int:
+    """List detectors and their weights."""
+    from ...detectors.detector import detectors as table
+    from ...extract.weights import record_of
+
+    rows = [
+        {
+            "name": spec.name,
+            "title": spec.title,
+            "weights": spec.weights,
+            "here": spec.brings_sha256 is not None or (spec.weights is not None and record_of(spec.weights) is not None),
+            "categories": len(spec.categories),
+            "licence": spec.licence,
+        }
+        for spec in table().values()
+    ]
+    if as_json:
+        print_json(rows)
+    elif quiet:
+        for row in rows:
+            click.echo(row["name"])
+    else:
+        cells = [
+            [
+                str(row["name"]),
+                str(row["title"]),
+                str(row["weights"] or "its own"),
+                "yes" if row["here"] else "no",
+                str(row["categories"]),
+                str(row["licence"]),
+            ]
+            for row in rows
+        ]
+        print_table(["NAME", "DETECTOR", "WEIGHTS", "HERE", "CATEGORIES", "LICENCE"], cells)
+    return 0
+
+
+@click.command()
 @click.option(
     "--store",
     "-o",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ...errors import UsageError
-from .common import choose_sets, human_bytes, json_option, open_set, print_json, print_table, store_option
+from .common import choose_sets, human_bytes, json_option, open_any_set, print_json, print_table, store_option
 
 if TYPE_CHECKING:
     from ...features.store import FeatureSet
@@ -34,22 +34,33 @@ def ls(feature_set: str | None, store: Path, as_json: bool, quiet: bool) -> int:
     vadx ls i3d                the videos of the one set that begins with i3d
     vadx ls i3d -q | wc -l     how many there are
     """
+    from ...features.stage_set import StageSet
+    from .stages import list_stage
+
     if feature_set is None:
         _list_sets(store, as_json=as_json, quiet=quiet)
     else:
-        _list_videos(open_set(feature_set, store), as_json=as_json, quiet=quiet)
+        item = open_any_set(feature_set, store)
+        if isinstance(item, StageSet):
+            list_stage(item, as_json=as_json, quiet=quiet)
+        else:
+            _list_videos(item, as_json=as_json, quiet=quiet)
     return 0
 
 
 def _list_sets(store: Path, *, as_json: bool, quiet: bool) -> None:
+    from ...features.stage_set import StageSet
+    from .stages import STAGE_HEADERS, stage_row, stage_summary
+
     sets = choose_sets(None, store)
     if quiet:
         for item in sets:
             click.echo(item.name)
         return
-    rows = [_set_summary(item) for item in sets]
+    rows = [_set_summary(item) for item in sets if not isinstance(item, StageSet)]
+    stages = [stage_summary(item) for item in sets if isinstance(item, StageSet)]
     if as_json:
-        print_json(rows)
+        print_json([*rows, *stages])
         return
     headers = ["SET", "PRESET", "VIDEOS", "FAILED", "CLIPS", "CROPS x DIM", "HOURS", "SIZE"]
     table = [
@@ -65,7 +76,11 @@ def _list_sets(store: Path, *, as_json: bool, quiet: bool) -> None:
         ]
         for row in rows
     ]
-    print_table(headers, table)
+    if table or not stages:
+        print_table(headers, table)
+    if stages:
+        click.echo("", nl=bool(table))
+        print_table(STAGE_HEADERS, [stage_row(row) for row in stages])
 
 
 def _set_summary(item: FeatureSet) -> dict[str, Any]:
@@ -127,8 +142,16 @@ def info(feature_set: str, identifier: str | None, store: Path, as_json: bool) -
     vadx info i3d                        the recipe, as prose
     vadx info i3d Abuse/Abuse001_x264    one video
     """
-    item = open_set(feature_set, store)
-    if identifier is not None:
+    from ...features.stage_set import StageSet
+    from .stages import info_stage, info_stage_video
+
+    item = open_any_set(feature_set, store)
+    if isinstance(item, StageSet):
+        if identifier is None:
+            info_stage(item, as_json=as_json)
+        else:
+            info_stage_video(item, identifier, as_json=as_json)
+    elif identifier is not None:
         _info_video(item, identifier, as_json=as_json)
     elif as_json:
         extra = {"digest": item.digest, "recipe": item.recipe.to_mapping(), "path": str(item.path)}

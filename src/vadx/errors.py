@@ -86,6 +86,14 @@ CODES: Mapping[str, CodeInfo] = MappingProxyType(
             "the file changed while it was read", "wait until its writer is done, then repeat with --retry-failed",
             retriable=True,
         ),
+        "DETECTIONS_UNREADABLE": CodeInfo(
+            "the file of its detections is missing, or does not fit it", "correct the file after --detections, "
+            "then repeat the same command", retriable=True,
+        ),
+        "TUBES_TOO_LARGE": CodeInfo(
+            "too many boxes hang together to be linked at once",
+            "link fewer boxes with --link-score 0.5, or allow more with --max-open-boxes", retriable=True,
+        ),
         "KEY_COLLISION": CodeInfo("another video has the same id", "rename one of them, or give --root"),
         "FEATURE_NONFINITE": CodeInfo(
             "the network returned NaN or infinity", "repeat with --precision fp32 --retry-failed"

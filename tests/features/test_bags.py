@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -21,7 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from support import skip_or_fail
 from vadx.errors import FeatureError, UsageError
 from vadx.features.bag_rules import COMBINATIONS, SEGMENTATIONS
 from vadx.features.bags import CropPool, cut_segments, make_bag, segment_spans
@@ -307,11 +305,8 @@ def test_the_published_bag_repeats_rows_as_only_the_original_rule_does() -> None
         assert repeats(cut(values, rule)) != ROAD_ACCIDENTS_002_REPEATS
 
 
-def test_the_published_bag_itself() -> None:
-    folder = os.environ.get("VADX_FIELD_DATA")
-    if folder is None:
-        skip_or_fail("field", "VADX_FIELD_DATA names no folder with published features")
-    published = np.loadtxt(Path(folder) / "features" / ROAD_ACCIDENTS_002)
+def test_the_published_bag_itself(field_data: Path) -> None:
+    published = np.loadtxt(field_data / "features" / ROAD_ACCIDENTS_002)
     assert published.shape == (32, 4096)
     # Six decimals: each value is off by 5e-7 at most, and so is, about, the length of the row.
     assert np.abs(np.linalg.norm(published, axis=1) - 1).max() < 1e-6

@@ -435,11 +435,10 @@ def test_every_format_has_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             read_box_truth(path, format=name)
 
 
-def test_the_published_pickle_has_its_published_counts() -> None:
-    folder = os.environ.get("VADX_FIELD_DATA")
-    path = Path(folder or ".") / "annotations" / "ucf_crime" / "Test_annotation.pkl"
-    if folder is None or not path.is_file():
-        skip_or_fail("field", "Test_annotation.pkl carries no licence: put it in VADX_FIELD_DATA/annotations/ucf_crime")
+def test_the_published_pickle_has_its_published_counts(field_data: Path) -> None:
+    path = field_data / "annotations" / "ucf_crime" / "Test_annotation.pkl"
+    if not path.is_file():
+        skip_or_fail("field-boxes", "Test_annotation.pkl carries no licence: put it beside the field's annotations")
     found = read_box_truth(path)
     assert (len(found), sum(map(len, found.values()))) == (140, 3102)
     rest = {video: truth for video, truth in found.items() if not video.startswith("Explosion")}

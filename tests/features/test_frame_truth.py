@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import skip_or_fail
 from vadx.errors import UsageError
 from vadx.features.annotations import DATA_SETS, find_lists, read_annotations
 from vadx.features.frame_truth import (
@@ -176,11 +174,8 @@ class TestTargets:
 
 
 @pytest.fixture(scope="module")
-def annotations() -> Path:
-    folder = os.environ.get("VADX_FIELD_DATA")
-    if not folder:
-        skip_or_fail("field", "VADX_FIELD_DATA names no folder with published annotations")
-    return Path(str(folder)) / "annotations"
+def annotations(field_data: Path) -> Path:
+    return field_data / "annotations"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from support import Ran, skip_or_fail
+from support import Ran
 from vadx.errors import NoInputError, UsageError, VadxError
 from vadx.features.annotations import DATA_SETS
 from vadx.features.manifest import read_manifest
@@ -43,12 +43,10 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     return run
 
 
-def published(name: str) -> Path:
-    """Give the folder with a data set's published lists."""
-    folder = os.environ.get("VADX_FIELD_DATA")
-    if not folder:
-        skip_or_fail("field", "VADX_FIELD_DATA names no folder with published annotations")
-    return Path(str(folder)) / "annotations" / name.replace("-", "_")
+@pytest.fixture
+def published(field_data: Path) -> Callable[[str], Path]:
+    """Give what finds the folder with a data set's published lists."""
+    return lambda name: field_data / "annotations" / name.replace("-", "_")
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -303,14 +301,18 @@ def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "total"), [("ucf-crime", 1900), ("xd-violence", 4754), ("shanghaitech", 437)])
-def test_every_published_video_is_missing_from_an_empty_folder(tmp_path: Path, name: str, total: int) -> None:
+def test_every_published_video_is_missing_from_an_empty_folder(
+    tmp_path: Path, name: str, total: int, published: Callable[[str], Path]
+) -> None:
     folder = published(name)
     checked = make_manifest(name, tmp_path, annotations=[folder])
     assert (len(checked.missing), len(checked.present), checked.unlisted()) == (total, 0, {})
 
 
 @pytest.mark.parametrize(("name", "total"), [("tad", 100), ("lad", 560)])
-def test_test_videos_that_are_there_have_their_spans(tmp_path: Path, name: str, total: int) -> None:
+def test_test_videos_that_are_there_have_their_spans(
+    tmp_path: Path, name: str, total: int, published: Callable[[str], Path]
+) -> None:
     folder = published(name)
     (tmp_path / "videos").mkdir()
     missing = make_manifest(name, tmp_path / "videos", annotations=[folder]).missing
@@ -322,7 +324,7 @@ def test_test_videos_that_are_there_have_their_spans(tmp_path: Path, name: str, 
     assert {entry.path.split("/")[0] for entry in checked.entries} == {"somewhere"}
 
 
-def test_all_of_ucf_crime_is_found_where_it_is(tmp_path: Path) -> None:
+def test_all_of_ucf_crime_is_found_where_it_is(tmp_path: Path, published: Callable[[str], Path]) -> None:
     annotations = published("ucf-crime")
     (tmp_path / "empty").mkdir()
     missing = make_manifest("ucf-crime", tmp_path / "empty", annotations=[annotations]).missing

@@ -1,8 +1,11 @@
 """A backbone small enough to extract hundreds of videos in a test, registered as any plug-in is."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
+from vadx.detectors.detector import DetectorSpec, NetworkSettings
 from vadx.extract.backbones import BackboneSpec
 from vadx.extract.presets import Preset
 from vadx.features.recipe import Flow, Network, Sampling, Transform
@@ -105,4 +108,38 @@ TINY_FLOW = BackboneSpec(
     ),
     licence="Apache-2.0",
     channels=2,
+)
+
+
+class TinyBoxes:
+    """Two boxes in every frame: one that stays, and one that moves with the mean brightness of the frame."""
+
+    num_seen = 0
+
+    def __call__(self, frames: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        TinyBoxes.num_seen += len(frames)
+        return [self._one(frame) for frame in frames]
+
+    @staticmethod
+    def _one(frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        height, width = frame.shape[-2:]
+        shift = frame.double().mean() / 255
+        still = torch.tensor([0.1, 0.1, 0.4, 0.6])
+        moving = torch.tensor([0.5, 0.3, 0.9, 0.9]) + (shift - 0.5) * torch.tensor([0.1, 0.0, 0.1, 0.0])
+        boxes = torch.stack([still, moving.float()]) * torch.tensor([width, height, width, height])
+        return boxes, torch.tensor([0.9, 0.5]) + (shift * 0.01).float(), torch.tensor([1, 3])
+
+
+def tiny_boxes(_state: Mapping[str, Tensor] | None, _settings: NetworkSettings) -> TinyBoxes:
+    return TinyBoxes()
+
+
+TINY_BOXES = DetectorSpec(
+    name="tiny-boxes",
+    title="Tiny boxes",
+    factory="vadx_tiny:tiny_boxes",
+    weights=None,
+    licence="Apache-2.0",
+    source="none",
+    brings_sha256="11" * 32,
 )

@@ -1,0 +1,173 @@
+"""What ``vadx tubes`` is asked for becomes the recipes and jobs of its stages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..detectors.settings import LinkSettings
+from ..errors import UsageError, WeightsError
+from ..features.stage_set import BEFORE, StageRecipe
+from .tube_detection import DetectionFiles, DetectionWork, DetectorChoice
+from .tubing import FeatureWork, LinkWork, StageJob
+
+if TYPE_CHECKING:
+    from ..detectors.regions import RegionSettings
+    from ..features.store import Store
+    from .plan import Plan
+
+STAGES: Mapping[str, str] = dict(zip(("detect", "link", "features"), BEFORE, strict=True))
+"""``--stage`` -> kind of the last set that is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """A stage before its set exists: its recipe, and how its folder is called."""
+
+    recipe: StageRecipe
+    slug: str
+    work: DetectionWork | LinkWork | FeatureWork
+    device: str
+    batch: int
+    weights_name: str | None = None
+
+
+def plan_detection(work: DetectionWork) -> StagePlan:
+    """Give the plan of the first stage. Loads the detector: what its boxes depend on is known then.
+
+    Raises
+    ------
+    UsageError
+        for a detector, device or setting that cannot be meant.
+    WeightsError
+        if its weights are missing, naming the line to type and detectors whose weights are here.
+    """
+    if work.detector is None:
+        files = work.files
+        named = (files.format or "by the file's ending") if files else ""
+        first = files.first_frame if files else None
+        settings: dict[str, Any] = {"detector": "file", "format": named, "first_frame": first}
+        return StagePlan(_stage("detections", settings, work.stride), _slug("detections-file", work), work, "cpu", 1)
+    choice = work.detector
+    try:
+        detector = choice.load()
+    except WeightsError as error:
+        raise WeightsError(_with_ways_out(error, choice.name)) from error
+    recipe = _stage("detections", detector.record(), work.stride)
+    return StagePlan(
+        recipe,
+        _slug(f"detections-{choice.name}", work),
+        work,
+        choice.device,
+        detector.batch,
+        detector.weights_name,
+    )
+
+
+def _stage(kind: str, settings: Mapping[str, Any], stride: int) -> StageRecipe:
+    return StageRecipe(kind, {**settings, "stride": stride})
+
+
+def _slug(start: str, work: DetectionWork) -> str:
+    plain = re.sub(r"[^a-z0-9_.-]+", "-", start.lower())
+    return plain if work.stride == 1 else f"{plain}-every{work.stride}"
+
+
+def _with_ways_out(error: WeightsError, name: str) -> str:
+    from ..detectors.detector import detectors
+    from ..extract.weights import record_of
+
+    here = [
+        spec.name
+        for spec in detectors().values()
+        if spec.name != name and (spec.brings_sha256 or (spec.weights and record_of(spec.weights) is not None))
+    ]
+    another = f"--detector {here[0]}, whose weights are here, or " if here else ""
+    return f"{error}\nor give {another}--detections FILE with boxes that another program found"
+
+
+def plan_linking(settings: LinkSettings, before: StagePlan, *, window: int | None = None) -> StagePlan:
+    """Give the plan of the second stage."""
+    work = before.work
+    if not isinstance(work, DetectionWork):
+        msg = "tubes are linked from detections"
+        raise TypeError(msg)
+    record = settings.record(work.stride) | ({} if window is None else {"link_semantics": f"windowed:{window}"})
+    recipe = StageRecipe("tubes", record, before.recipe.digest)
+    slug = before.slug.replace("detections-", "tubes-", 1)
+    return StagePlan(recipe, slug, LinkWork(settings, window), "cpu", 1)
+
+
+def plan_features(
+    regions: RegionSettings, plan: Plan, before: StagePlan, *, device: str, batch: int | None
+) -> StagePlan:
+    """Give the plan of the third stage: the network of ``plan`` on regions and whole frames.
+
+    Raises
+    ------
+    UsageError
+        for a recipe that tubes cannot have.
+    """
+    from .job import make_job
+    from .whole_frames import check_for_tubes
+
+    check_for_tubes(plan.recipe)
+    options = {"device": device, "batch": batch, "engine": None}
+    flags = dict.fromkeys(("force", "retry_failed", "strict", "allow_partial"), False)
+    job = make_job(plan, Path(), {**options, **flags})
+    record = {"regions": regions.record(), "network": plan.recipe.to_mapping()}
+    recipe = StageRecipe("tube-features", record, before.recipe.digest)
+    slug = f"tube-features-{re.sub(r'[^a-z0-9_.]+', '-', plan.backbone.lower())}"
+    return StagePlan(recipe, slug, FeatureWork(regions, job), job.device, job.batch, plan.weights_name)
+
+
+def make_jobs(plans: Sequence[StagePlan], store: Store, flags: Mapping[str, bool]) -> list[StageJob]:
+    """Make the sets of the stages, where they are not there yet, and give a job for each."""
+    return [
+        StageJob(
+            set_path=store.create_stage(plan.recipe, slug=plan.slug, weights_name=plan.weights_name).path,
+            recipe=plan.recipe,
+            work=plan.work,
+            device=plan.device,
+            batch=plan.batch,
+            **flags,
+        )
+        for plan in plans
+    ]
+
+
+def parse_groups(texts: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Read ``--group vehicle=car,truck,bus``. Raises `UsageError` for anything else."""
+    groups = []
+    for text in texts:
+        name, equals, members = text.partition("=")
+        if not (name and equals and members):
+            msg = f"--group is NAME=CLASS,CLASS, as in vehicle=car,truck,bus; got {text!r}"
+            raise UsageError(msg)
+        groups.append((name, tuple(part.strip() for part in members.split(","))))
+    return tuple(groups)
+
+
+def detection_work(options: Mapping[str, Any], device: str) -> DetectionWork:
+    """Give the first stage's work from the command line's options."""
+    files = options["detections"]
+    if files is not None:
+        named = DetectionFiles(Path(files), options["format"], options["first_frame"], options["images"])
+        return DetectionWork(files=named, stride=options["stride"])
+    classes = options["classes"]
+    choice = DetectorChoice(
+        name=options["detector"],
+        weights=options["weights"],
+        device=device,
+        precision=options["precision"] or "fp32",
+        batch=options["batch"],
+        score_threshold=options["det_score"],
+        classes=None if classes in (None, "all") else tuple(part.strip() for part in classes.split(",")),
+        groups=parse_groups(options["group"]),
+        min_size=options["min_size"],
+        proposals=options["proposals"],
+    )
+    return DetectionWork(detector=choice, stride=options["stride"])
