@@ -3,6 +3,7 @@ loop that crops and resizes one box at a time; ``benchmarks/results/regions.json
 
 python benchmarks/regions.py                            # 200 tubes over 320 frames of 320x240, 5 repetitions
 python benchmarks/regions.py --tubes 40 --repeat 3      # small
+python benchmarks/regions.py --device cuda --out FILE   # on a GPU
 python benchmarks/regions.py --json                     # the document on stdout as well
 
 Both ways get the same decoded frames, uint8 in memory, and the same boxes, and give every clip of every tube as uint8
@@ -20,9 +21,12 @@ loop_antialias
 
 Everything runs on one thread first, in processor time, so what else runs on the machine counts little. A part of the
 tubes then runs on every core, in wall time: that is how torch runs unless told otherwise, and on a busy machine its
-threads wait for each other at every small step. The ways take turns. Boxes are whole pixels, because the loop can cut
-nothing else. The frames are a smooth moving texture with noise, made up; so are the tubes, which differ in place, size,
-length and start.
+threads wait for each other at every small step. On a GPU all is in wall time, and only `roi_align` has to bring the
+frames there itself. The ways take turns. Boxes are whole pixels, because the loop can cut nothing else. The frames are
+a smooth moving texture with noise, made up; so are the tubes, which differ in place, size, length and start.
+
+On CPUs the loop is quicker: a small crop and resize costs little beside its pixels there, so there is nothing that
+doing many at once could save, and torchvision's RoIAlign works pixel by pixel.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +51,7 @@ from torch.nn import functional
 
 import vadx
 from vadx.detectors import Tube
-from vadx.detectors.region_boxes import align_regions, clip_spans, crop_regions
+from vadx.detectors.region_boxes import align_regions, as_pictures, clip_spans, crop_regions
 from vadx.detectors.regions import RegionSettings, RegionStream
 from vadx.detectors.tubes import CLIP_LENGTH, MAX_TUBES
 
@@ -67,6 +72,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=320, help="frames of the video")
     parser.add_argument("--tubes", type=int, default=MAX_TUBES, help="tubes in it")
     parser.add_argument("--repeat", type=int, default=5, help="repetitions")
+    parser.add_argument("--device", default="cpu", help="where boxes are cut out: cpu or cuda")
     parser.add_argument("--out", type=Path, default=RESULTS / "regions.json", help="where the result goes")
     parser.add_argument("--note", action="append", default=[], help="a remark for the result")
     parser.add_argument("--json", action="store_true", help="the result on stdout too")
@@ -76,9 +82,13 @@ def main() -> int:
     cases = []
     for name, sides in SIDES.items():
         tubes = [walk(arguments.frames, sides, random) for _ in range(arguments.tubes)]
-        cases.append(measure(name, frames, tubes, arguments.repeat, threads=1))
-        few = tubes[: max(1, arguments.tubes // 16)]
-        cases.append(measure(name, frames, few, arguments.repeat, threads=os.cpu_count() or 1))
+        ways = Ways(frames, tubes, arguments.device)
+        if arguments.device != "cpu":
+            cases.append(measure(name, ways, arguments.repeat, threads=1, clock=time.perf_counter))
+            continue
+        cases.append(measure(name, ways, arguments.repeat, threads=1, clock=time.process_time))
+        few = Ways(frames, tubes[: max(1, arguments.tubes // 16)], arguments.device)
+        cases.append(measure(name, few, arguments.repeat, threads=os.cpu_count() or 1, clock=time.perf_counter))
     result = {
         "command": shlex.join(["python", "benchmarks/regions.py", *sys.argv[1:]]),
         "versions": {
@@ -89,6 +99,7 @@ def main() -> int:
             "torchvision": torchvision.__version__,
         },
         "machine": machine(),
+        "device": torch.cuda.get_device_name() if arguments.device != "cpu" else "cpu",
         "seed": SEED,
         "repetitions": arguments.repeat,
         "notes": ["frames and tubes are made up; the network costs nothing", *arguments.note],
@@ -132,31 +143,40 @@ def walk(num_frames: int, sides: tuple[int, int], random: np.random.Generator) -
     return Tube(np.arange(first, first + length), boxes, np.full(length, 0.5), 1, np.arange(length))
 
 
-def measure(name: str, frames: Array, tubes: list[Tube], repeat: int, *, threads: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Ways:
+    """What is cut out of what, and where."""
+
+    frames: Array
+    tubes: list[Tube]
+    device: str
+
+
+def measure(name: str, what: Ways, repeat: int, *, threads: int, clock: Callable[[], float]) -> dict[str, Any]:
     print(f"{name} pixels, {threads} threads", file=sys.stderr)
     torch.set_num_threads(threads)
-    clock = time.process_time if threads == 1 else time.perf_counter
+    placed = torch.from_numpy(what.frames).to(what.device)
     ways: dict[str, Callable[[], Any]] = {
-        "roi_align": lambda: streamed(frames, tubes),
-        "cut": lambda: cut(frames, tubes),
-        "loop": lambda: loop(frames, tubes, antialias=False),
-        "loop_antialias": lambda: loop(frames, tubes, antialias=True),
+        "roi_align": lambda: streamed(what),
+        "cut": lambda: cut(placed, what.tubes),
+        "loop": lambda: loop(placed, what.tubes, antialias=False),
+        "loop_antialias": lambda: loop(placed, what.tubes, antialias=True),
     }
     seconds = in_turns(ways, repeat, clock)
     return {
         "sides": name,
         "threads": threads,
         "clock": clock.__name__,
-        "tubes": len(tubes),
-        "boxes": sum(map(len, tubes)),
-        "clips": sum(len(clip_spans(len(one), CLIP_LENGTH)) for one in tubes),
+        "tubes": len(what.tubes),
+        "boxes": sum(map(len, what.tubes)),
+        "clips": sum(len(clip_spans(len(one), CLIP_LENGTH)) for one in what.tubes),
         "seconds": seconds,
         "ratio": {
             f"{slow} / {fast}": significant(seconds[slow]["median"] / seconds[fast]["median"])
             for slow in ("loop", "loop_antialias")
             for fast in ("roi_align", "cut")
         },
-        "differences": differences(frames, tubes),
+        "differences": differences(torch.from_numpy(what.frames), what.tubes),
     }
 
 
@@ -169,10 +189,11 @@ class Free:
         return np.zeros((len(inputs), 1), np.float32)
 
 
-def streamed(frames: Array, tubes: list[Tube]) -> int:
-    blank = torch.zeros((BLOCK_FRAMES, 3, SIZE, SIZE), dtype=torch.uint8)
+def streamed(what: Ways) -> int:
+    blank = torch.zeros((BLOCK_FRAMES, 3, SIZE, SIZE), dtype=torch.uint8, device=what.device)
+    frames = what.frames
     stream = RegionStream(
-        tubes,
+        what.tubes,
         settings=RegionSettings(),
         network=Free(),
         prepare=lambda block: blank[: len(block)],
@@ -181,52 +202,57 @@ def streamed(frames: Array, tubes: list[Tube]) -> int:
         width=WIDTH,
         height=HEIGHT,
         num_frames=len(frames),
+        device=what.device,
     )
     for start in range(0, len(frames), BLOCK_FRAMES):
         stream.push(frames[start : start + BLOCK_FRAMES])
     return sum(found.num_clips for found in stream.finish())
 
 
-def cut(frames: Array, tubes: list[Tube]) -> int:
+def cut(frames: torch.Tensor, tubes: list[Tube]) -> int:
     frame = np.concatenate([one.frames for one in tubes])
     boxes = np.concatenate([one.boxes for one in tubes]).astype(np.float32)
     num = 0
     for start in range(0, len(frames), BLOCK_FRAMES):
+        block = as_pictures(frames[start : start + BLOCK_FRAMES].permute(0, 3, 1, 2))
         own = np.flatnonzero((frame >= start) & (frame < start + BLOCK_FRAMES))
         # About as many at a time as the stream cuts.
         for few in np.array_split(own, max(1, len(own) // 400)):
-            num += len(crop_regions(frames[start : start + BLOCK_FRAMES], frame[few] - start, boxes[few], SIZE))
+            num += len(crop_regions(block, frame[few] - start, boxes[few], SIZE))
     return num
 
 
-def loop(frames: Array, tubes: list[Tube], *, antialias: bool) -> int:
+def loop(frames: torch.Tensor, tubes: list[Tube], *, antialias: bool) -> int:
     num = 0
     for one in tubes:
         for start, stop in clip_spans(len(one), CLIP_LENGTH).tolist():
             clip = [
-                resized(frames[one.frames[i]], one.boxes[i].astype(int).tolist(), antialias=antialias).round().byte()
+                resized(frames[int(one.frames[i])], one.boxes[i].astype(int).tolist(), antialias=antialias)
+                .round()
+                .byte()
                 for i in range(start, stop)
             ]
             num += torch.stack(clip, dim=1).shape[1]
     return num
 
 
-def resized(frame: Array, box: list[int], *, antialias: bool) -> torch.Tensor:
+def resized(frame: torch.Tensor, box: list[int], *, antialias: bool) -> torch.Tensor:
     left, top, right, bottom = box
-    inside = torch.from_numpy(frame[top:bottom, left:right]).permute(2, 0, 1).float()[None]
-    way = {"mode": "bilinear", "align_corners": False, "antialias": antialias}
-    return functional.interpolate(inside, (SIZE, SIZE), **way)[0]
+    inside = frame[top:bottom, left:right].permute(2, 0, 1).float()[None]
+    return functional.interpolate(inside, (SIZE, SIZE), mode="bilinear", align_corners=False, antialias=antialias)[0]
 
 
-def differences(frames: Array, tubes: list[Tube]) -> dict[str, dict[str, float]]:
+def differences(frames: torch.Tensor, tubes: list[Tube]) -> dict[str, dict[str, float]]:
     """Compare the first box of each tube, on the 0-255 scale, before rounding: all pixels, and those whose samples lie
     half a pixel or more within the box.
     """
     found: dict[str, list[Array]] = {}
     for one in tubes:
         box = one.boxes[0].astype(int).tolist()
-        frame = frames[one.frames[0]]
-        ours = align_regions(frame[None], np.zeros(1, np.int64), one.boxes[:1].astype(np.float32), SIZE)[0]
+        frame = frames[int(one.frames[0])]
+        ours = align_regions(
+            frame.permute(2, 0, 1)[None], np.zeros(1, np.int64), one.boxes[:1].astype(np.float32), SIZE
+        )[0]
         x, y = ((np.arange(SIZE) + 0.5) * side / SIZE - 0.5 for side in (box[2] - box[0], box[3] - box[1]))
         inner = ((y >= 0) & (y <= box[3] - box[1] - 1))[:, None] & ((x >= 0) & (x <= box[2] - box[0] - 1))
         for name, antialias in (("loop", False), ("loop_antialias", True)):
@@ -248,6 +274,8 @@ def in_turns(
         for name, way in ways.items():
             start = clock()
             way()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             # The first time loads modules and fills caches.
             if turn:
                 times[name].append(clock() - start)
