@@ -44,7 +44,7 @@ class TubeFindings:
         return [
             f"{self.num_swallowing} of {self.num_tubes} tubes have a box of {SWALLOWED_FRACTION:.0%} of the picture or "
             f"more (the largest {self.max_union_area_fraction:.0%}): objects in contact were joined one after another; "
-            f"raise --iou or --det-score"
+            f"raise --iou or --link-score"
         ]
 
 

@@ -176,6 +176,7 @@ def link_unary(table: BoxTable, group: NDArray[np.int64], settings: LinkSettings
     seeds = np.lexsort((table.rank, table.sample, -score, table.label))
     if settings.min_length_unary > 1:
         seeds = _with_links(seeds, earlier, later)
+    seeds = _good_enough(table, seeds, settings)
     least = _least_samples(settings.min_length_unary, stride)
     sample = table.sample.data
     return [
@@ -197,6 +198,7 @@ def link_multivariate(table: BoxTable, group: NDArray[np.int64], settings: LinkS
     seeds = np.lexsort((table.rank, table.sample, -table.score))
     if settings.min_length_multivariate > 1:
         seeds = _with_links(seeds, earlier, later, first, second)
+    seeds = _good_enough(table, seeds, settings)
     least = _least_samples(settings.min_length_multivariate, stride)
     clusters = _clusters(
         seeds,
@@ -211,6 +213,10 @@ def link_multivariate(table: BoxTable, group: NDArray[np.int64], settings: LinkS
         for seed, cluster in clusters
         if len(cluster) >= least and max(map(len, cluster)) >= settings.min_members
     ]
+
+
+def _good_enough(table: BoxTable, seeds: NDArray[np.int64], settings: LinkSettings) -> NDArray[np.int64]:
+    return seeds if settings.seed_score is None else seeds[table.score[seeds] >= settings.seed_score]
 
 
 def _least_samples(min_length: int, stride: int) -> int:

@@ -53,6 +53,8 @@ class LinkSettings:
         Whether multivariate tubes go that are a stretch of a unary tube.
     min_score
         Only detections with this score or more are linked; None for all.
+    seed_score
+        Only detections with this score or more begin a tube; those below may continue one. None, the paper's, for all.
     classes
         Only detections with these labels are linked; None, the paper's, for all.
     groups
@@ -80,6 +82,7 @@ class LinkSettings:
     min_members: int = 1
     dedupe: bool = False
     min_score: float | None = None
+    seed_score: float | None = None
     classes: tuple[int, ...] | None = None
     groups: tuple[tuple[int, ...], ...] = ()
     agnostic_nms: float | None = None
@@ -102,8 +105,9 @@ class LinkSettings:
             # numpy's integers are taken, and cannot be written as JSON.
             object.__setattr__(self, name, int(value))
         _check(self.closure in CLOSURES, "closure", self.closure, f"one of {', '.join(CLOSURES)}", "closure='direct'")
-        finite = self.min_score is None or math.isfinite(self.min_score)
-        _check(finite, "min_score", self.min_score, "a number or None", "min_score=0.05")
+        for name in ("min_score", "seed_score"):
+            score = getattr(self, name)
+            _check(score is None or math.isfinite(score), name, score, "a number or None", f"{name}=0.5")
         members = [label for group in self.groups for label in group]
         apart = len(set(members)) == len(members) and all(self.groups)
         _check(apart, "groups", self.groups, "groups of labels, none in two of them", "groups=((3, 6, 8),)")

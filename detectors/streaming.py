@@ -262,7 +262,7 @@ class TubeStream:
             msg = (
                 f"{self._num_open} boxes up to frame {self._num_frames} hang together with boxes still to come, more "
                 f"than the {limit} that may be held; cutting them would change tubes. Link fewer boxes with "
-                f"--det-score 0.5, or allow more with --max-open-boxes {2 * self._num_open}"
+                f"--link-score 0.5, or allow more with --max-open-boxes {2 * self._num_open}"
             )
             raise ResourceError(msg)
 

@@ -64,7 +64,7 @@ def default_map(commands: Iterable[str]) -> dict[str, Any]:
     return {command: dict(_as_parameters(path, table)) for command, table in settings.items()}
 
 
-_REPEATED = frozenset({"backbone", "preset", "switch"})
+_REPEATED = frozenset({"backbone", "preset", "switch", "group"})
 """Options that can be given several times. One word in a file is a list of one."""
 
 

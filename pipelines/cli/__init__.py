@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "extract": "extract",
     "tubes": "tubes",
+    "export": "export",
     "ls": "stores",
     "info": "stores",
     "verify": "stores",

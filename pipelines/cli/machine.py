@@ -119,7 +119,7 @@ def detectors(as_json: bool, quiet: bool) -> int:
             "name": spec.name,
             "title": spec.title,
             "weights": spec.weights,
-            "here": spec.brings_sha256 is not None or (spec.weights is not None and record_of(spec.weights) is not None),
+            "here": spec.brings_sha256 is not None or bool(spec.weights and record_of(spec.weights)),
             "categories": len(spec.categories),
             "licence": spec.licence,
         }

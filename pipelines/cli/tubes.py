@@ -60,6 +60,7 @@ _DEFAULT_NETWORK = "c3d"
 )
 @click.option("--max-gap", type=click.IntRange(min=0), default=0, help="Missed detections that a unary tube bridges.")
 @click.option("--link-score", type=float, help="Only boxes with this score or more are linked.")
+@click.option("--seed-score", type=float, help="Only boxes with this score or more begin a tube.")
 @click.option("--closure", default="direct", help="Which boxes of a frame join a multivariate tube: direct, component.")
 @click.option("--min-members", type=click.IntRange(min=1), default=1, help="Of a multivariate tube, in one frame.")
 @click.option("--dedupe", is_flag=True, help="Leave out multivariate tubes that are a stretch of a unary one.")
@@ -141,6 +142,7 @@ def _plans(options: dict[str, Any]) -> list[StagePlan]:
         min_members=options["min_members"],
         dedupe=options["dedupe"],
         min_score=options["link_score"],
+        seed_score=options["seed_score"],
         agnostic_nms=options["agnostic_nms"],
         max_tubes=options["max_tubes"],
         ranking=options["rank"],

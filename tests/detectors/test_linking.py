@@ -497,3 +497,16 @@ def test_the_record_holds_every_setting_that_changes_a_tube() -> None:
 def test_tubes_are_the_same_in_every_run() -> None:
     found = moving_detections(np.random.default_rng(3))
     assert [content(t) for t in unary_tubes(found)] == [content(t) for t in unary_tubes(found)]
+
+
+@pytest.mark.parametrize("least", [0.2, 0.5, 0.8])
+def test_tubes_begin_at_a_box_with_the_seed_score(least: float) -> None:
+    detections = inputs(11, 1)[1]
+    settings = LinkSettings(min_length_unary=1, min_length_multivariate=1, seed_score=least)
+    free = LinkSettings(min_length_unary=1, min_length_multivariate=1)
+    kept, everything = link_tubes(detections, settings), link_tubes(detections, free)
+    for some, every in ((kept.unary, everything.unary), (kept.multivariate, everything.multivariate)):
+        # Seeds come best first within a category, so those that are left out come after all that are kept.
+        wanted = [tube.member_rows.tolist() for tube in every if detections.scores[tube.seed] >= least]
+        assert [tube.member_rows.tolist() for tube in some] == wanted
+        assert 0 < len(wanted) < len(every)

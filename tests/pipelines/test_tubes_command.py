@@ -230,6 +230,66 @@ def test_tubes_are_drawn(tmp_path: Path, vadx_here: Vadx) -> None:
         assert sheet.width > 100
 
 
+@pytest.mark.usefixtures("tiny")
+def test_tubes_are_exported_and_come_back_as_detections(tmp_path: Path, vadx_here: Vadx) -> None:
+    make_video(tmp_path / "v" / "x" / "a.mp4", num_frames=24)
+    vadx_here(*LINKED, "v", "--out", "store")
+    stored = tubes_of(stage_of(tmp_path / "store", "tubes").open("x/a"))
+    ran = vadx_here("export", "tubes", "--store", "store", "--format", "csv", "--to", "out")
+    assert ran.code == 0, ran.err
+    from vadx.detectors.detection_files import read_detections
+
+    found = read_detections(tmp_path / "out" / "x" / "a.csv")
+    np.testing.assert_array_equal(found.boxes, np.concatenate([tube.boxes for tube in stored]))
+    shown = vadx_here("export", "tubes", "x/a", "--store", "store", "--format", "mot").out.splitlines()
+    assert len(shown) == sum(map(len, stored))
+    assert shown[0].startswith("1,1,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("tubes", "x", "--format", "mot"), "has no video 'x'"),
+        (("tubes", "--format", "xml"), "mot|coco|csv"),
+        (("detections", "--format", "mot"), "holds detections: name a set of tubes"),
+    ],
+)
+@pytest.mark.usefixtures("tiny")
+def test_what_cannot_be_exported_is_told(
+    tmp_path: Path, vadx_here: Vadx, arguments: tuple[str, ...], words: str
+) -> None:
+    make_video(tmp_path / "a.mp4", num_frames=8)
+    vadx_here(*LINKED, "a.mp4", "--out", "store")
+    ran = vadx_here("export", *arguments, "--store", "store")
+    assert ran.code == 2
+    assert words in ran.err
+
+
+@pytest.mark.usefixtures("tiny")
+def test_listings_say_what_stages_hold(tmp_path: Path, vadx_here: Vadx) -> None:
+    make_video(tmp_path / "a.mp4", num_frames=24)
+    vadx_here(*WHOLE, "a.mp4", "--out", "store")
+    listed = vadx_here("ls", "--store", "store").out
+    assert "48 boxes" in listed
+    assert json.loads(vadx_here("ls", "--store", "store", "--json").out)[0]["kind"] == "detections"
+    assert vadx_here("ls", "tubes", "--store", "store", "-q").out == "a\n"
+    told = json.loads(vadx_here("info", "tubes", "a", "--store", "store", "--json").out)
+    assert told["unary_tubes"] == 2
+    assert told["longest"].startswith("24 frames from 0 on")
+    assert json.loads(vadx_here("info", "tube-features", "a", "--store", "store", "--json").out)["dim"] == 8
+    assert "iou threshold" in vadx_here("info", "tubes", "--store", "store").out
+    assert vadx_here("verify", "--store", "store").code == 0
+    assert vadx_here("gc", "--store", "store").code == 0
+
+
+@pytest.mark.usefixtures("tiny")
+def test_seeds_below_a_score_begin_no_tube(tmp_path: Path, vadx_here: Vadx) -> None:
+    make_video(tmp_path / "a.mp4", num_frames=24)
+    vadx_here(*LINKED, "a.mp4", "--out", "store", "--seed-score", "0.8")
+    unary = [t for t in tubes_of(stage_of(tmp_path / "store", "tubes").open("a")) if t.kind == "unary"]
+    assert [t.label for t in unary] == [1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
