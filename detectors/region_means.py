@@ -56,29 +56,41 @@ class Mean:
 
 
 class PartMeans:
-    """Means of a tube and of its nested parts from its clips, which come in order. One part is open at a time."""
+    """Means of a tube and of its nested parts from its clips, which come in order. One part is open at a time.
 
-    __slots__ = ("_clips", "_num_taken", "_open", "_parts", "_spans", "_sum")
+    All it holds is taken at the first clip: small pieces that stay, among pixels that come and go, had a process grow
+    by gigabytes.
+    """
+
+    __slots__ = ("_clips", "_num_parts", "_num_taken", "_open", "_parts", "_spans", "_sum")
 
     def __init__(self, spans: NDArray[np.int64], *, keep_clips: bool) -> None:
         self._spans = spans
         self._num_taken = 0
-        self._sum: NDArray[np.float64] | float = 0.0
-        self._open: NDArray[np.float64] | float = 0.0
-        self._parts: list[NDArray[np.float32]] = []
-        self._clips: list[NDArray[np.float32]] | None = [] if keep_clips else None
+        self._num_parts = 0
+        self._sum = self._open = np.zeros(0)
+        self._parts = np.zeros((0, 0), np.float32)
+        self._clips: NDArray[np.float32] | None = np.zeros((0, 0), np.float32) if keep_clips else None
 
     def add(self, clip: NDArray[np.float32]) -> None:
-        self._num_taken += 1
-        values = clip.astype(np.float64)
-        self._sum = self._sum + values
-        self._open = self._open + values
+        if not self._num_taken:
+            self._begin(len(clip))
         if self._clips is not None:
-            self._clips.append(clip.copy())
-        start, stop = self._spans[len(self._parts)].tolist()
+            self._clips[self._num_taken] = clip
+        self._num_taken += 1
+        self._sum += clip
+        self._open += clip
+        start, stop = self._spans[self._num_parts].tolist()
         if self._num_taken == stop:
-            self._parts.append(np.asarray(self._open / (stop - start), np.float32))
-            self._open = 0.0
+            self._parts[self._num_parts] = self._open / (stop - start)
+            self._num_parts += 1
+            self._open[:] = 0
+
+    def _begin(self, dim: int) -> None:
+        self._sum, self._open = np.zeros(dim), np.zeros(dim)
+        self._parts = np.empty((len(self._spans), dim), np.float32)
+        if self._clips is not None:
+            self._clips = np.empty((int(self._spans[-1, 1]), dim), np.float32)
 
     @property
     def mean(self) -> NDArray[np.float32]:
@@ -86,11 +98,11 @@ class PartMeans:
 
     @property
     def parts(self) -> NDArray[np.float32]:
-        return np.stack(self._parts)
+        return self._parts
 
     @property
     def clips(self) -> NDArray[np.float32] | None:
-        return None if self._clips is None else np.stack(self._clips)
+        return self._clips
 
 
 class BatchQueue:
