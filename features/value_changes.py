@@ -303,8 +303,8 @@ def decimals(pairs: Sequence[Pair]) -> Finding | None:
     """Whether one side is the other rounded to a few decimals, as text files hold them."""
     for name, other, side in (("B", "A", 1), ("A", "B", 0)):
         for places in range(2, 7):
-            rounded = [_are_decimals(pair[side], places) for pair in pairs]
-            if not all(rounded) or all(_are_decimals(pair[1 - side], places) for pair in pairs):
+            rounded, full = ([pair[s] for pair in pairs] for s in (side, 1 - side))
+            if not _are_decimals(rounded, places) or _are_decimals(full, places):
                 continue
             # float32's own steps come to the rounding's.
             step = 0.5 * 10.0**-places
@@ -317,8 +317,8 @@ def decimals(pairs: Sequence[Pair]) -> Finding | None:
     return None
 
 
-def _are_decimals(values: Array, places: int) -> bool:
-    scaled = values[values != 0].astype(np.float64) * 10.0**places
+def _are_decimals(arrays: Sequence[Array], places: int) -> bool:
+    scaled = np.concatenate([x[x != 0] for x in arrays]).astype(np.float64) * 10.0**places
     # Above 2**22 steps float32 has no room for a quarter of one, and all would look rounded; a few do by chance.
     if scaled.size < _FEW_VALUES or np.abs(scaled).max() > 2**22:
         return False
