@@ -138,7 +138,7 @@ def test_hdf5_is_never_opened_for_changing() -> None:
 
 
 PUBLIC = {
-    "vadx": ["__version__"],
+    "vadx": ["BagDataset", "__version__"],
     "vadx.features": [
         "Bag",
         "Clip",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "extract": "extract",
     "tubes": "tubes",
+    "bags": "bags",
     "export": "export",
     "ls": "stores",
     "info": "stores",
