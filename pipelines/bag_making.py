@@ -30,7 +30,7 @@ _FOLDER = "bags"
 
 @dataclass(frozen=True, slots=True)
 class BagChoice:
-    """How clips become bags, as in `features.bags.make_bag`. With ``split`` only the manifest's videos of that split do."""
+    """How clips become bags, as in `features.bags.make_bag`; of a ``split`` only the manifest's videos do."""
 
     rule: str
     num_segments: int | None = None
