@@ -10,21 +10,23 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import NoInputError, UsageError
-from ..frame_truth import CLIP_FRAMES
+from ..frame_truth import CLIP_FRAMES, TARGETS, frame_truth
 from ..text_lines import is_folder, read_whole
 from .export import Export, ExportReport, claim, count_labels, default_prefix, finish, put_truth, reliance
 from .files import read_npy
-from .marker import MARKER, Marker, read_marker
+from .marker import MARKER, MarkedVideo, Marker, read_marker
 from .model import OWN, RECIPE_FACTS, SPLITS, Files, Found, Layout, Seen
 from .plan import FITS, Fit, Size, Wishes, crops_of, plan_export
 from .table import LAYOUTS
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ..bags import CropPool
     from ..manifest import Manifest
     from ..recipe import Recipe
@@ -211,8 +213,9 @@ def check_layout(name: str, folder: Path) -> CheckReport:
     seen: list[Seen] = []
     try:
         seen.extend(layout.family.look(folder, marker, files))
-    except (UsageError, NoInputError) as error:
-        problems.append(str(error))
+    except (ValueError, LookupError, OSError) as error:
+        # UsageError and NoInputError are among them, and what a line that somebody else wrote makes of `int`.
+        problems.append(f"the target would stop after {len(seen)} videos: {error}")
     problems += _compare(seen, marker)
     num_labels, found = _check_truth(folder, files, marker, seen)
     problems += found
@@ -307,13 +310,20 @@ def _check_truth(folder: Path, files: Files, marker: Marker, seen: list[Seen]) -
     for video in marker.of("test"):
         row = labels[at : at + video.num_labels]
         at += video.num_labels
-        # Spans may lie beyond what the target's clips cover.
-        if row.any() and video.label != 1:
-            problems.append(f"{files.truth} calls frames of {video.name!r} anomalous, which is normal")
+        wrong = int((row != _expected_labels(video, files)).sum())
+        if wrong:
+            problems.append(f"{files.truth}: {wrong} of {len(row)} labels of {video.name!r} are not those of its spans")
     return len(labels), problems
 
 
-def _labels(path: Path, marker: Marker) -> np.ndarray[Any, Any]:
+def _expected_labels(video: MarkedVideo, files: Files) -> NDArray[np.uint8]:
+    rule = TARGETS[files.target] if files.target else TARGETS["frames"]
+    reach = min(video.num_frames, video.num_labels) if rule.padding == "repeat_last" else video.num_labels
+    row = frame_truth(video.entry.spans, reach, rule.slicing)
+    return np.pad(row, (0, video.num_labels - reach), mode="edge") if reach else row
+
+
+def _labels(path: Path, marker: Marker) -> NDArray[np.generic]:
     if path.suffix != ".json":
         return read_npy(path)
     try:

@@ -72,7 +72,9 @@ def feature_array(values: NDArray[np.generic], place: str, *, axes: tuple[int, .
             f"check which layout this folder has"
         )
         raise UsageError(msg)
-    return np.ascontiguousarray(values, np.float32)
+    # What is too large for float32 becomes infinite, which no feature set takes.
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values, np.float32)
 
 
 def below(folder: Path, name: str, place: str) -> Path:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STREAMS = ("rgb", "flow", "c3d")
+MAX_RATIO = 16
+MAX_SMALL_BYTES = 16 << 20
+"""Features hardly shrink: what unpacks to over 16 MiB and 16 times its size is no array of them."""
+
 MAX_LIST_BYTES = 64 << 20
 
 
@@ -35,7 +39,7 @@ def read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
         with zipfile.ZipFile(path) as archive:
             for name in ("scores", "begin_idx"):
                 info = archive.getinfo(f"{name}.npy")
-                if info.file_size > MAX_ARRAY_BYTES:
+                if info.file_size > min(MAX_ARRAY_BYTES, MAX_RATIO * info.compress_size + MAX_SMALL_BYTES):
                     msg = f"{path}: {name} claims {info.file_size} bytes; copy it again"
                     raise UsageError(msg)
                 with archive.open(info) as stream:

@@ -65,7 +65,10 @@ ONE_CROP = Crops((1,))
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One video of a layout: its id, or its name where no export says which, and ``values (clip, crop, feature)``."""
+    """One video of a layout: its id, or its name where no export says which, and ``values (clip, crop, feature)``.
+
+    Values in other precisions are rounded to float32. Nobody has checked that they are finite.
+    """
 
     id: str
     values: NDArray[np.float32]

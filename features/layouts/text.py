@@ -41,7 +41,8 @@ def read_rows(path: Path) -> NDArray[np.float32]:
     refuse(problems, so=_SO)
     try:
         rows = [np.array(text.split(), np.float64) for _, text in lines]
-        values = np.stack(rows).astype(np.float32)
+        with np.errstate(over="ignore"):
+            values = np.stack(rows).astype(np.float32)
     except ValueError as error:
         msg = f"{path} holds no rows of equally many numbers: {error}. {_SO}"
         raise UsageError(msg) from error
