@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from ..detectors.coco_names import label_name
+from ..detectors.coco_names import COCO_NAMES
 from ..errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,14 +80,19 @@ def tube_colour(tube_id: int) -> Colour:
     return tuple(PALETTE.values())[tube_id % len(PALETTE)]
 
 
-def tube_tag(tube: Tube, tube_id: int, num_members: int | None = None) -> str:
-    """Name a tube: ``12 person``, or ``M3 x4`` where up to four objects touch, or ``num_members`` of them."""
+def tube_tag(tube: Tube, tube_id: int, num_members: int | None = None, *, names: Mapping[int, str] = COCO_NAMES) -> str:
+    """Name a tube: ``12 person``, or ``M3 x4`` where up to four objects touch, or ``num_members`` of them.
+
+    ``names`` has the detector's own name of each label; one that is not there is told by its number.
+    """
     if tube.kind == "unary":
-        return f"{tube_id} {label_name(tube.label)}"
+        return f"{tube_id} {names.get(tube.label, tube.label)}"
     return f"M{tube_id} x{tube.max_members if num_members is None else num_members}"
 
 
-def tube_box(tube: Tube, tube_id: int, place: int, *, stride: int = 1) -> DrawnBox:
+def tube_box(
+    tube: Tube, tube_id: int, place: int, *, stride: int = 1, names: Mapping[int, str] = COCO_NAMES
+) -> DrawnBox:
     """Give a tube's box number ``place``, as it is shown.
 
     Boxes between two that were detected ``stride`` frames apart are drawn as detected; over longer gaps they are
@@ -103,7 +108,7 @@ def tube_box(tube: Tube, tube_id: int, place: int, *, stride: int = 1) -> DrawnB
     x1, y1, x2, y2 = tube.boxes[place].tolist()
     return DrawnBox(
         (x1, y1, x2, y2),
-        tube_tag(tube, tube_id, num_members),
+        tube_tag(tube, tube_id, num_members, names=names),
         tube_colour(tube_id),
         dashed=after - before > stride,
         double=offsets is not None,

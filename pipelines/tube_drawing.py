@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..features.stage_set import StageSet
-from .tube_shards import facts_of, tubes_of
+from .tube_shards import categories_of, facts_of, tubes_of
 
 if TYPE_CHECKING:
     from .inputs import Entry
@@ -24,12 +24,12 @@ def draw_video(entry: Entry, set_path: Path, targets: Mapping[str, Path]) -> Ite
 
     shard = StageSet(set_path).open(entry.id)
     tubes, facts = tubes_of(shard), facts_of(shard)
-    stride = int(shard.facts["stride"])
+    stride, names = int(shard.facts["stride"]), categories_of(shard)
     writers: dict[str, tuple[str, Any]] = {"overlay": (".mp4", write_overlay), "sheet": (".png", write_sheet)}
     for name, target in targets.items():
         suffix, write = writers[name]
         path = target / f"{entry.id.replace('/', '-')}{suffix}" if target.is_dir() else target
         with VideoReader(entry.path, allow_partial=facts.partial) as blocks:
             titled = {"title": entry.id} if name == "sheet" else {}
-            write(path, blocks, tubes, fps=facts.fps, stride=stride, **titled)
+            write(path, blocks, tubes, fps=facts.fps, stride=stride, names=names, **titled)
         yield path

@@ -11,13 +11,14 @@ import math
 import os
 import secrets
 from bisect import insort
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from ..detectors.coco_names import COCO_NAMES
 from ..detectors.tubes import rank_tubes
 from ..errors import StoreWriteError, UsageError
 from .drawing import draw_tubes, tube_box
@@ -121,6 +122,7 @@ def tube_overlay(
     top: int | None = None,
     kinds: Collection[str] = KINDS,
     stride: int = 1,
+    names: Mapping[int, str] = COCO_NAMES,
 ) -> Iterator[Callable[[FrameBlock], None]]:
     """Write a video (H.264 in mp4) of the frames that the given function is called with, their tubes drawn over them.
 
@@ -144,6 +146,8 @@ def tube_overlay(
         Which tubes are drawn, as in `choose_tubes`: all of them if left out.
     stride
         Every how many frames the detector looked. Boxes between are dashed only where it missed the object.
+    names
+        Label -> what it is called.
 
     Raises
     ------
@@ -161,7 +165,9 @@ def tube_overlay(
                 zip(block.frames, block.pts_seconds, strict=True), block.start
             ):
                 boxes = [
-                    tube_box(tubes[place], numbers[place], index - int(tubes[place].frames[0]), stride=stride)
+                    tube_box(
+                        tubes[place], numbers[place], index - int(tubes[place].frames[0]), stride=stride, names=names
+                    )
                     for place in active.at(index)
                 ]
                 video.add(draw_tubes(frame, boxes), float(pts_seconds))
@@ -180,9 +186,12 @@ def write_overlay(
     top: int | None = None,
     kinds: Collection[str] = KINDS,
     stride: int = 1,
+    names: Mapping[int, str] = COCO_NAMES,
 ) -> None:
     """Write the frames of ``blocks`` with their tubes as a video. All else is as in `tube_overlay`."""
-    with tube_overlay(path, tubes, fps=fps, ids=ids, order=order, top=top, kinds=kinds, stride=stride) as push:
+    with tube_overlay(
+        path, tubes, fps=fps, ids=ids, order=order, top=top, kinds=kinds, stride=stride, names=names
+    ) as push:
         for block in blocks:
             push(block)
 

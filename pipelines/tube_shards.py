@@ -36,6 +36,11 @@ def facts_of(shard: StageShard) -> VideoFacts:
     return VideoFacts(**{f.name: stored[f.name] for f in fields(VideoFacts) if f.name in stored})
 
 
+def categories_of(shard: StageShard) -> dict[int, str]:
+    """Give the names of labels: those of the detector, a group under the lowest of its labels."""
+    return {int(label): str(name) for label, name in shard.facts["categories"].items()}
+
+
 def detection_arrays(
     looked_at: NDArray[np.integer],
     counts: NDArray[np.integer],

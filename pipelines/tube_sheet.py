@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy as np
 
+from ..detectors.coco_names import COCO_NAMES
 from ..errors import UsageError
 from .drawing import (
     EDGE,
@@ -105,6 +106,8 @@ class TubeSheet:
         Every how many frames the detector looked. Boxes between are dashed only where it missed the object.
     title
         What stands above, such as the video's name.
+    names
+        Label -> what it is called.
 
     Raises
     ------
@@ -124,11 +127,13 @@ class TubeSheet:
         kinds: Collection[str] = KINDS,
         stride: int = 1,
         title: str = "",
+        names: Mapping[int, str] = COCO_NAMES,
     ) -> None:
         if shots < 1:
             msg = f"a row of {shots} shots shows nothing: give shots=6"
             raise UsageError(msg)
         self._tubes, self._ids, self._stride, self._title = tubes, tube_ids(tubes, ids), stride, title
+        self._names = names
         self._num_shots = shots
         ranked = choose_tubes(tubes, order=order, kinds=kinds)
         self._num_eligible = len(ranked)
@@ -162,7 +167,7 @@ class TubeSheet:
     def _take(self, row: int, column: int, frame: int, picture: NDArray[np.uint8]) -> None:
         place = self._rows[row].place
         tube, number = self._tubes[place], self._ids[place]
-        box = tube_box(tube, number, frame - int(tube.frames[0]), stride=self._stride)
+        box = tube_box(tube, number, frame - int(tube.frames[0]), stride=self._stride, names=self._names)
         self._tiles[row, column] = crop_around(picture, box)
         if column == len(self._rows[row].frames) // 2:
             self._maps[row] = _map(picture, tube, box)
@@ -193,7 +198,9 @@ class TubeSheet:
     def _draw_row(self, page: NDArray[np.uint8], number: int, top: int) -> None:
         row = self._rows[number]
         tube, tube_id = self._tubes[row.place], self._ids[row.place]
-        tags = (tag_picture(tube_tag(tube, tube_id), tube_colour(tube_id), size) for size in _TAG_TEXTS)
+        tags = (
+            tag_picture(tube_tag(tube, tube_id, names=self._names), tube_colour(tube_id), size) for size in _TAG_TEXTS
+        )
         paste(page, next((tag for tag in tags if tag.shape[1] <= TEXT_WIDTH), _blank(1, 1)), MARGIN, top)
         *facts, where = self._facts(tube)
         for line, text in enumerate(facts):

@@ -100,7 +100,7 @@ def info_stage_video(stage: StageSet, identifier: str, *, as_json: bool) -> None
 
 
 def _describe(stage: StageSet, identifier: str) -> dict[str, Any]:
-    from ..tube_shards import facts_of, tubes_of
+    from ..tube_shards import categories_of, facts_of, tubes_of
 
     shard = stage.open(identifier)
     video = facts_of(shard)
@@ -111,7 +111,7 @@ def _describe(stage: StageSet, identifier: str) -> dict[str, Any]:
     if stage.kind == "detections":
         facts |= _describe_boxes(shard.arrays, shard.facts["categories"])
     elif stage.kind == "tubes":
-        facts |= _describe_tubes(tubes_of(shard), video.width, video.height)
+        facts |= _describe_tubes(tubes_of(shard), categories_of(shard), video.width, video.height)
     else:
         arrays = shard.arrays
         facts |= {
@@ -132,10 +132,9 @@ def _describe_boxes(arrays: Any, categories: dict[str, str]) -> dict[str, Any]:
     return {"looked_at": len(arrays["frame"]), "boxes": len(arrays["label"]), "categories": ", ".join(named) or "none"}
 
 
-def _describe_tubes(tubes: Any, width: int, height: int) -> dict[str, Any]:
+def _describe_tubes(tubes: Any, names: dict[int, str], width: int, height: int) -> dict[str, Any]:
     import numpy as np
 
-    from ...detectors.coco_names import label_name
     from ...detectors.findings import tube_findings
 
     facts: dict[str, Any] = {}
@@ -147,7 +146,7 @@ def _describe_tubes(tubes: Any, width: int, height: int) -> dict[str, Any]:
             facts[f"{kind}_lengths"] = f"{lengths[0]} to {lengths[-1]} frames, half of them {middle} or more"
     longest = max(tubes, key=len, default=None)
     if longest is not None:
-        name = "several objects" if longest.kind == "multivariate" else label_name(longest.label)
+        name = "several objects" if longest.kind == "multivariate" else names.get(longest.label, str(longest.label))
         facts["longest"] = f"{len(longest)} frames from {longest.frames[0]} on: {name}"
     found = tube_findings(tubes, width=width, height=height)
     num_frames = sum(map(len, tubes))
