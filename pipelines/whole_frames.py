@@ -24,6 +24,7 @@ def check_for_tubes(recipe: Recipe) -> None:
         "optical flow": recipe.flow is not None,
         f"{transform.crops} crops": transform.crops != "center",
         "JPEG files": transform.jpeg is not None,
+        "one frame for a clip": recipe.network.temporal in ("first", "middle"),
         "resampled frames": sampling.fps is not None or sampling.frame_step != 1,
     }
     found = [name for name, is_so in problems.items() if is_so]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("identifiers", nargs=-1, metavar="[ID]...")
 @store_option
 @click.option("--format", "-f", "kind", required=True, help="mot, coco or csv.")
-@click.option("--to", type=click.Path(path_type=Path), help="A file by its ending, else a folder with a file for each video.")
+@click.option("--to", type=click.Path(path_type=Path), help="A file, or a folder with one for each video.")
 def export(feature_set: str, identifiers: tuple[str, ...], store: Path, kind: str, to: Path | None) -> int:
     """Write tubes for other programs. Without --to the one video goes to stdout.
 
