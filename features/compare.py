@@ -6,7 +6,7 @@ norms, shifts in time, rounding; then how far the values lie apart. Re-extractio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
@@ -120,11 +120,12 @@ def compare(
     b: Mapping[str, Array],
     *,
     known: Knowledge | None = None,
+    order: Iterable[str] | None = None,
     tolerance: float = TOLERANCE,
 ) -> Comparison:
     """Compare two sets of arrays ``(clip, crop, feature)`` by id.
 
-    One video is held at a time, and up to `SAMPLE_VIDEOS` that differ, with as many that differ by noise alone.
+    ``order`` are the ids in the order in which they are best read, None for A's. One video is held at a time, and up to `SAMPLE_VIDEOS` that differ, with as many that differ by noise alone.
 
     Raises
     ------
@@ -136,8 +137,8 @@ def compare(
     differing: list[Pair] = []
     noisy: list[Pair] = []
     num_nonfinite = {"A": 0, "B": 0}
-    for identifier in a:
-        if identifier not in b:
+    for identifier in a if order is None else order:
+        if identifier not in a or identifier not in b:
             continue
         pair = _checked(identifier, a[identifier], "A"), _checked(identifier, b[identifier], "B")
         videos[identifier] = one = _compare_video(pair, tolerance)
@@ -154,8 +155,8 @@ def compare(
     findings += _of_lengths(videos, known)
     if not any(f.explains for f in findings):
         findings += _of_distance(videos)
-    order = sorted(findings, key=lambda f: (not f.explains, f.harmless))
-    return Comparison(only_a=only_a, only_b=only_b, videos=videos, findings=tuple(order), tolerance=tolerance)
+    ranked = sorted(findings, key=lambda f: (not f.explains, f.harmless))
+    return Comparison(only_a=only_a, only_b=only_b, videos=videos, findings=tuple(ranked), tolerance=tolerance)
 
 
 def _keep(pair: Pair, sample: list[Pair]) -> None:

@@ -17,7 +17,7 @@ from ..errors import UsageError, VideoError
 from ..extract.engines import DEFAULT_ENGINE
 from ..extract.extractor import VideoExtraction, collect
 from ..extract.library import Backbone, load_backbone, make_engine
-from ..extract.sampling import TAIL_POLICIES
+from ..extract.sampling import TAIL_POLICIES, floor_count
 from ..extract.video import VideoReader
 from ..features.value_changes import HALF_TOLERANCE, TOLERANCE, Array, Pair, is_half, pooled_l2
 from .variants import CAUSES, END_CAUSES, Origin, Variant, centre_only, own_variant, variants_of
@@ -38,8 +38,8 @@ CONFIRM_CLIPS = 4
 CONFIRMED = 6
 """Variants that are tried on more clips, with all that come near."""
 
-WHOLE_FRAMES = 1000
-"""Frames up to which a video is extracted to its end, where the difference is there."""
+END_CLIPS = 4
+"""Clips before a video's end that are looked at, where the difference is there."""
 
 _NEAR = 10.0
 _UNRELATED = 0.5
@@ -232,10 +232,12 @@ def _check(samples: Sequence[Sample]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Extracted:
-    """What one variant gave for one sample: the clips that are certain, and whether there are as many as B has."""
+    """What one variant gave for one sample: the clips that are certain, the first of which is clip ``start`` of the
+    video, and whether there are as many as B has."""
 
     sample: Sample
     values: Array
+    start: int
     fits: bool
 
 
@@ -287,6 +289,7 @@ class _Trial:
 
     def _extract(self, variant: Variant, sample: Sample, engine: Engine, num_clips: int) -> _Extracted:
         recipe = variant.recipe
+        start = _first_clip_of_end(recipe, sample.num_frames) if self._ends_only else 0
         with VideoReader(
             sample.path,
             rotation=recipe.decode.rotation,
@@ -294,11 +297,12 @@ class _Trial:
             keep_native=recipe.transform.takes_native,
         ) as reader:
             limit = None if self._ends_only else _num_frames(recipe, reader.facts().fps, num_clips)
-            source = FirstFrames(reader, skip=variant.skip, limit=limit)
+            skip = variant.skip + start * recipe.sampling.clip_stride
+            source = FirstFrames(reader, skip=skip, limit=limit)
             features = collect(VideoExtraction(source, recipe, engine), {})
         values = _certain(features, source)
-        fits = _fits(len(values), recipe, sample, source, variant.skip)
-        return _Extracted(sample, values if variant.pick is None else values[:, [variant.pick]], fits)
+        fits = _fits(start + len(values), recipe, sample, source, variant.skip)
+        return _Extracted(sample, values if variant.pick is None else values[:, [variant.pick]], start, fits)
 
 
 def _num_frames(recipe: Recipe, fps: float, num_clips: int) -> int:
@@ -307,6 +311,17 @@ def _num_frames(recipe: Recipe, fps: float, num_clips: int) -> int:
     wanted = sampling.clip_span + (num_clips - 1) * sampling.clip_stride
     faster = 1.0 if sampling.fps is None else max(1.0, fps / sampling.fps)
     return math.ceil(wanted * faster) + 2
+
+
+def _first_clip_of_end(recipe: Recipe, num_frames: int) -> int:
+    """Give the clip from which on a video's end is extracted: what lies before is as it was.
+
+    The rule ``wrap`` takes frames from the video's start, and chosen or computed frames depend on those before.
+    """
+    sampling = recipe.sampling
+    if sampling.tail == "wrap" or sampling.fps is not None or recipe.flow is not None:
+        return 0
+    return max(0, floor_count(num_frames, sampling.clip_span, sampling.clip_stride) - END_CLIPS)
 
 
 def _certain(features: ClipFeatures, source: FirstFrames) -> Array:
@@ -336,6 +351,7 @@ def _fit(extracted: Sequence[_Extracted], side: str, place: int | None) -> _Fit:
             theirs = theirs[:, [place]]
         if one.values.shape[1:] != theirs.shape[1:]:
             return _NO_FIT
+        theirs = theirs[one.start :]
         common = min(len(one.values), len(theirs))
         pairs.append((one.values[:common], theirs[:common]))
     num_clips = sum(len(ours) for ours, _ in pairs)

@@ -21,7 +21,7 @@ from ..features.recipe import Recipe
 from ..features.value_changes import TOLERANCE, Array
 from .diagnose import SAMPLE_VIDEOS, Diagnosis, Sample, diagnose
 from .inputs import find_videos
-from .sides import Side
+from .sides import LayoutArrays, Side
 from .variants import Origin, Variant
 
 if TYPE_CHECKING:
@@ -167,7 +167,11 @@ def find_difference(a: Side, b: Side, *, search: Search | None = None, tolerance
     joined = join_ids(a.arrays, b.arrays)
     theirs = dict(joined.pairs) | {name: name for name in joined.extra if name not in joined.pairs}
     renamed = _Renamed(b.arrays, theirs)
-    comparison = compare(a.arrays, renamed, known=_knowledge(a, b, theirs), tolerance=tolerance)
+    order = None
+    if isinstance(b.arrays, LayoutArrays):
+        ours = {other: name for name, other in joined.pairs.items()}
+        order = [ours[other] for other in b.arrays if other in ours]
+    comparison = compare(a.arrays, renamed, known=_knowledge(a, b, theirs), order=order, tolerance=tolerance)
     notes = [f"{name} fits several videos of B and is compared with none" for name in joined.ambiguous]
     diagnosis = None
     is_turned = a.feature_set is None and b.feature_set is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import NoInputError, StoreError, UsageError
+from ..features.layouts import LAYOUTS, Found, import_layout
 from ..features.value_changes import Array
 
 if TYPE_CHECKING:
@@ -81,7 +83,46 @@ class NpyFolder(Mapping[str, Array]):
         return len(self._paths)
 
 
-FOLDERS: Mapping[str, Callable[[Path], Mapping[str, Array]]] = MappingProxyType({"npy": NpyFolder})
+class LayoutArrays(Mapping[str, Array]):
+    """A folder in another repository's layout, by the ids or names that it has.
+
+    Layouts are read from their beginning on: videos that are asked for in the order of iteration cost one pass.
+
+    Raises
+    ------
+    NoInputError
+        if it holds no file of the layout.
+    UsageError
+        for a file that is not what the layout says.
+    """
+
+    def __init__(self, layout: str, folder: Path) -> None:
+        self._layout = import_layout(layout, folder)
+        self._ids = dict.fromkeys(found.id for found in self._layout)
+        self._stream: Iterator[Found] = iter(())
+
+    def __getitem__(self, identifier: str) -> Array:
+        if identifier in self._ids:
+            for _ in range(2):
+                for found in self._stream:
+                    if found.id == identifier:
+                        return found.values
+                self._stream = iter(self._layout)
+        raise KeyError(identifier)
+
+    def __contains__(self, identifier: object) -> bool:
+        return identifier in self._ids
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+
+FOLDERS: Mapping[str, Callable[[Path], Mapping[str, Array]]] = MappingProxyType(
+    {name: partial(LayoutArrays, name) for name in LAYOUTS} | {"npy": NpyFolder}
+)
 """Name of a layout -> what opens a folder of it as id -> ``(clip, crop, feature)``."""
 
 

@@ -46,6 +46,10 @@ MEANS: Mapping[str, tuple[float, Triple, Triple]] = MappingProxyType(
 """Name -> scale, mean and std in the order red, green, blue: torchvision, SlowFast, video-nonlocal-net, openai/CLIP,
 Caffe's TSN, tsn-pytorch, DavideA/c3d-pytorch."""
 
+MIN_CROP_SHARE = 0.55
+"""A crop is at least that part of the short side in every published recipe; published sizes for other crops are not
+tried."""
+
 SIDES = (112, 128, 182, 224, 226, 232, 240, 256, 257, 288, 320, 340, 342)
 SIZES = ((112, 112), (128, 171), (224, 224), (240, 320), (256, 256), (256, 340))
 RATES = (15.0, 24.0, 25.0, 30000 / 1001, 30.0)
@@ -179,7 +183,9 @@ def _sizes(origin: Origin) -> Iterator[Change]:
     near = (short, transform.crop, round(transform.crop * 8 / 7))
     # Both 4:3 and square, as extractors that forget the aspect make them.
     made = ((short, short), (short, short * 4 // 3), (short, round(short * 4 / 3)))
-    sizes: tuple[int | tuple[int, int], ...] = (*near, *SIDES, *made, *SIZES)
+    largest = transform.crop / MIN_CROP_SHARE
+    published = [size for size in (*SIDES, *SIZES) if (size if isinstance(size, int) else min(size)) <= largest]
+    sizes: tuple[int | tuple[int, int], ...] = (*near, *made, *published)
     for size in dict.fromkeys(sizes):
         yield Change(value=size_words(size), part="transform", fields={"resize": size})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from vadx.extract.backbones.i3d import SamePool3d, Unit3d
 from vadx.extract.crops import CROP_ORDERS
 from vadx.extract.library import extract_video, load_backbone
 from vadx.extract.presets import Preset
+from vadx.features import layouts
 from vadx.features.keys import key_of
 from vadx.features.recipe import Network, Recipe, Sampling, Transform
 from vadx.features.shard import build_shard
@@ -146,8 +148,8 @@ def changed(recipe: Recipe, **fields: Any) -> Recipe:
     """Change fields of the transform or the sampling, whichever has them, or of the recipe."""
     parts: dict[str, dict[str, Any]] = {"transform": {}, "sampling": {}, "network": {}, "": {}}
     for name, value in fields.items():
-        homes = {"transform": Transform, "sampling": Sampling, "network": Network}
-        parts[next((part for part, kind in homes.items() if name in kind.__slots__), "")][name] = value
+        homes = {part: [one.name for one in fields_of(getattr(recipe, part))] for part in parts if part}
+        parts[next((part for part, names in homes.items() if name in names), "")][name] = value
     own = parts.pop("")
     return replace(recipe, **own, **{part: replace(getattr(recipe, part), **new) for part, new in parts.items()})
 
@@ -162,6 +164,11 @@ def own_recipe(name: str) -> Recipe:
 def tiny() -> Recipe:
     """Give I3D's preprocessing in small: [-1, 1], 4 frames every 4."""
     return changed(own_recipe("tiny"), scale=2 / 255, offset=-1.0)
+
+
+@pytest.fixture
+def ten(tiny: Recipe) -> Recipe:
+    return changed(tiny, crops="ten", crop_order="tv")
 
 
 def only_cause(found: Difference) -> tuple[str, str]:
@@ -240,11 +247,6 @@ def test_a_mirrored_centre(tiny: Recipe, maker: Maker) -> None:
     b = {name: one.values[:, 5:6] for name, one in ten.items()}
     found = find_difference(maker.a_set(tiny), maker.files(b), search=maker.search())
     assert only_cause(found) == ("crop", "centre, mirrored")
-
-
-@pytest.fixture
-def ten(tiny: Recipe) -> Recipe:
-    return changed(tiny, crops="ten", crop_order="tv")
 
 
 class TestTenCrops:
@@ -399,8 +401,27 @@ class TestFiles:
             folder_side(tmp_path).arrays["v"]
 
     def test_an_unknown_layout(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="there are: npy"):
-            folder_side(tmp_path, "rtfm")
+        with pytest.raises(UsageError, match=r"there are: .*npy"):
+            folder_side(tmp_path, "matlab")
+
+    def test_a_layout_is_read_once_for_a_comparison(
+        self, ten: Recipe, maker: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        features = maker.extract(ten)
+        for name, one in features.items():
+            maker.files({f"{name.rpartition('/')[2]}_i3d": one.values}, "release")
+        side = folder_side(tmp_path / "release", "rtfm")
+        passes = []
+        read = layouts.Imported.__iter__
+        monkeypatch.setattr(layouts.Imported, "__iter__", lambda own: passes.append(own) or read(own))
+        found = find_difference(maker.a_set(ten, features), side)
+        assert (found.differs, found.comparison.num_identical, len(passes)) == (False, 2, 1)
+        first, second = side.arrays
+        assert np.array_equal(side.arrays[second], features["Normal/v1"].values)
+        assert np.array_equal(side.arrays[first], features["Abuse/v0"].values)
+        assert "v2" not in side.arrays
+        with pytest.raises(KeyError):
+            side.arrays["v2"]
 
 
 Run = Callable[..., tuple[int, str]]
