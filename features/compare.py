@@ -125,7 +125,8 @@ def compare(
 ) -> Comparison:
     """Compare two sets of arrays ``(clip, crop, feature)`` by id.
 
-    ``order`` are the ids in the order in which they are best read, None for A's. One video is held at a time, and up to `SAMPLE_VIDEOS` that differ, with as many that differ by noise alone.
+    ``order`` are the ids in the order in which they are best read, None for A's. One video is held at a time, and up
+    to `SAMPLE_VIDEOS` that differ, with as many that differ by noise alone.
 
     Raises
     ------
