@@ -14,6 +14,7 @@ import numpy as np
 
 from .value_changes import (
     CHANGES,
+    HALF_TOLERANCE,
     TOLERANCE,
     Array,
     Finding,
@@ -23,6 +24,7 @@ from .value_changes import (
     decimals,
     feature_part,
     half_precision,
+    is_half,
     leading,
     pooled_l2,
     time_shift,
@@ -251,8 +253,22 @@ def _of_nonfinite(counts: Mapping[str, int]) -> list[Finding]:
 def _of_values(
     videos: Mapping[str, VideoDifference], sample: list[Pair], known: Knowledge, tolerance: float
 ) -> list[Finding]:
-    """Look for the change of values. Only what leads to B is told, the first that does."""
+    """Look for the change of values: the first that leads to B, or what comes near it."""
     both = leading(sample)
+    halves = [side for side, index in (("A", 0), ("B", 1)) if all(is_half(pair[index]) for pair in both)]
+    if len(halves) != 1 or both[0][0].shape[1:] != both[0][1].shape[1:]:
+        return _of_changes(videos, sample, both, known, tolerance)
+    rounded = half_precision(both)
+    if rounded is not None:
+        return [rounded]
+    note = f"all values of {halves[0]} are in half precision (float16), those of the other side are not"
+    beside = Finding(kind="float16", sentence=note, evidence={"side": halves[0]})
+    return [*_of_changes(videos, sample, both, known, max(tolerance, HALF_TOLERANCE)), beside]
+
+
+def _of_changes(
+    videos: Mapping[str, VideoDifference], sample: list[Pair], both: list[Pair], known: Knowledge, tolerance: float
+) -> list[Finding]:
     (_, crops_a, dim_a), (_, crops_b, dim_b) = both[0][0].shape, both[0][1].shape
     if dim_a != dim_b:
         part = feature_part(both, tolerance) if crops_a == crops_b else None
@@ -262,11 +278,11 @@ def _of_values(
     if crops_a != crops_b:
         found = crop_mean(both, tolerance) or crop_order(both, {}, None, tolerance)
         return [found or _number_of_crops(crops_a, crops_b)]
-    rounded = half_precision(both) or decimals(both)
+    rounded = decimals(both)
     if rounded is not None:
-        harmless = rounded.kind == "decimals" and all(one.is_same for one in videos.values())
-        return [replace(rounded, harmless=harmless)]
-    if all(one.first_clip is None for one in videos.values()):
+        return [replace(rounded, harmless=all(one.is_same for one in videos.values()))]
+    # Then every change that leaves them as they are would seem to lead to B.
+    if all(one.first_clip is None for one in videos.values()) or pooled_l2(both) <= tolerance:
         return []
     same_size = crop_order(both, known.crop_orders, known.crop_order, tolerance) if crops_a > 1 else None
     if same_size is not None and same_size.explains:

@@ -232,7 +232,7 @@ def scale(pairs: Sequence[Pair], tolerance: float) -> Finding | None:
     squares = sum(float(np.square(a, dtype=np.float64).sum()) for a, _ in pairs)
     factor = dots / squares if squares else 1.0
     left = pooled_l2([(a * factor, b) for a, b in pairs])
-    if left > tolerance or factor == 0:
+    if left > tolerance or factor == 0 or abs(factor - 1) <= tolerance:
         return None
     sentence = f"B is A times {factor:.6g}"
     return Finding(kind="scale", sentence=sentence, evidence={"factor": factor}, left=left, explains=True)

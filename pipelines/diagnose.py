@@ -18,13 +18,12 @@ from ..extract.engines import DEFAULT_ENGINE
 from ..extract.extractor import VideoExtraction, collect
 from ..extract.library import Backbone, load_backbone, make_engine
 from ..extract.sampling import TAIL_POLICIES, floor_count
-from ..extract.video import VideoReader
+from ..extract.video import FrameBlock, VideoReader
 from ..features.value_changes import HALF_TOLERANCE, TOLERANCE, Array, Pair, is_half, pooled_l2
 from .variants import CAUSES, END_CAUSES, Origin, Variant, centre_only, own_variant, variants_of
 
 if TYPE_CHECKING:
     from ..extract.engine import Engine
-    from ..extract.video import FrameBlock
     from ..features.recipe import Recipe
     from ..features.timeline import ClipFeatures, VideoFacts
 
@@ -124,8 +123,6 @@ class FirstFrames:
         self.ended = False
 
     def __iter__(self) -> Iterator[FrameBlock]:
-        from ..extract.video import FrameBlock
-
         for block in self._source:
             begin = max(0, self._skip - block.start)
             room = None if self._limit is None else begin + self._limit - self.num_frames

@@ -232,7 +232,7 @@ def _offsets(origin: Origin) -> Iterator[Change]:
     sampling = origin.recipe.sampling
     for skip in sorted({*OFFSETS, sampling.clip_stride // 2, sampling.clip_span // 2} - {0}):
         if skip < max(sampling.clip_stride, 2):
-            yield Change(value=f"clips begin {skip} frame{'s' * (skip > 1)} later", skip=skip)
+            yield Change(value=f"clips {skip} frame{'s' * (skip > 1)} later", skip=skip)
 
 
 def _strides(origin: Origin) -> Iterator[Change]:
@@ -330,7 +330,7 @@ CAUSES: Mapping[str, CauseRow] = MappingProxyType(
         "JPEG": CauseRow(lambda r: "none" if r.transform.jpeg is None else str(r.transform.jpeg), _jpegs),
         "switch": CauseRow(_switches, _other_switches),
         "frames of a network of frames": CauseRow(lambda r: r.network.temporal, _temporals),
-        "clip offset": CauseRow(lambda _: "clips begin at the first frame", _offsets),
+        "clip offset": CauseRow(lambda _: "clips from the first frame on", _offsets),
         "clip stride": CauseRow(lambda r: f"every {r.sampling.clip_stride} frames", _strides),
         "clip length": CauseRow(lambda r: f"{r.sampling.clip_length} frames", _lengths),
         "frame step": CauseRow(lambda r: f"{r.sampling.frame_step} apart", _steps),

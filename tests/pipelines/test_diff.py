@@ -183,6 +183,7 @@ def only_cause(found: Difference) -> tuple[str, str]:
     assert first.relative_l2 is not None
     assert first.relative_l2 < 1e-6
     assert found.diagnosis.reproduced_a < 1e-6
+    assert json.loads(json.dumps(found.report()))["causes"] == [*found.causes]
     return first.cause, first.value
 
 
@@ -239,7 +240,7 @@ def test_a_stride_shifted_by_eight_frames(tiny: Recipe, maker: Maker) -> None:
     a = changed(tiny, clip_length=16, clip_stride=16, tail="drop")
     b = {name: one.values[1::2] for name, one in maker.extract(changed(a, clip_stride=8)).items()}
     found = find_difference(maker.a_set(a), maker.files(b), search=maker.search())
-    assert only_cause(found) == ("clip offset", "clips begin 8 frames later")
+    assert only_cause(found) == ("clip offset", "clips 8 frames later")
 
 
 def test_a_mirrored_centre(tiny: Recipe, maker: Maker) -> None:
@@ -347,6 +348,20 @@ class TestSearch:
         b = {name: one.values + 0.1 for name, one in shuffled.items()}
         found = find_difference(maker.a_set(tiny, shuffled), maker.files(b), search=maker.search())
         assert any("these are not the videos" in note for note in found.notes)
+
+    def test_weights_without_a_name_are_asked_for(self, tiny: Recipe, maker: Maker) -> None:
+        features = maker.extract(tiny)
+        b = {name: one.values[::-1] for name, one in features.items()}
+        a = maker.a_set(changed(tiny, weights="ab" * 32), features)
+        with pytest.raises(UsageError, match=r"sha256 abababababab.*--weights FILE"):
+            find_difference(a, maker.files(b), search=maker.search())
+
+    def test_other_weights_than_the_recipe_s_are_refused(self, tiny: Recipe, maker: Maker) -> None:
+        features = maker.extract(tiny)
+        b = {name: one.values[::-1] for name, one in features.items()}
+        a = maker.a_set(changed(tiny, weights="ab" * 32), features)
+        with pytest.raises(UsageError, match="are not those of the recipe"):
+            find_difference(a, maker.files(b), search=maker.search(weights="random:0"))
 
     @pytest.mark.parametrize("trial", ["transform.colour=1", "network.layers.x=1", "transform.resize=big"])
     def test_a_trial_that_no_recipe_takes_is_refused(self, trial: str, tiny: Recipe, maker: Maker) -> None:
