@@ -256,9 +256,9 @@ def _of_values(
     """Look for the change of values: the first that leads to B, or what comes near it."""
     both = leading(sample)
     halves = [side for side, index in (("A", 0), ("B", 1)) if all(is_half(pair[index]) for pair in both)]
-    if len(halves) != 1 or both[0][0].shape[1:] != both[0][1].shape[1:]:
+    if len(halves) != 1:
         return _of_changes(videos, sample, both, known, tolerance)
-    rounded = half_precision(both)
+    rounded = half_precision(both) if both[0][0].shape == both[0][1].shape else None
     if rounded is not None:
         return [rounded]
     note = f"all values of {halves[0]} are in half precision (float16), those of the other side are not"

@@ -191,7 +191,7 @@ class TestCrops:
     def test_one_crop_in_half_precision(self) -> None:
         a = features(crops=10)
         found = compare(a, {k: v[:, 4:5].astype(np.float16) for k, v in a.items()})
-        assert [f.kind for f in found.findings] == ["crops"]
+        assert [(f.kind, f.explains) for f in found.findings] == [("crops", True), ("float16", False)]
 
     def test_other_crops_are_told(self) -> None:
         found = compare(features(crops=10), features(crops=5, seed=1))
