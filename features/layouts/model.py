@@ -153,3 +153,4 @@ RECIPE_FACTS = _facts()
 """Everything that a recipe states, in dotted names: ``sampling.clip_length``, ``weights``."""
 
 CLIPS_OF_16: Mapping[str, object] = MappingProxyType({"sampling.clip_length": 16, "sampling.clip_stride": 16})
+"""What is published of nearly every release: clips of 16 frames, 16 apart."""

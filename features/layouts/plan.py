@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 
 Fit = Literal["refuse", "trim"]
 
-FITS: Mapping[Fit, str] = {
-    "refuse": "a video whose clips do not fit the target's labels ends the export before anything is written",
-    "trim": "the last clip of a video that has one too many is left out; where one is missing the last is repeated",
-}
+FITS: Mapping[Fit, str] = MappingProxyType(
+    {
+        "refuse": "a video whose clips do not fit the target's labels ends the export before anything is written",
+        "trim": "the last clip of a video that has one too many is left out; where one is missing the last is repeated",
+    }
+)
 """What to do with test videos whose clips are not as many as the target's labels."""
 
 

@@ -91,7 +91,6 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             rows="segments",
             segmentation="sultani",
             is_lossless=False,
-            cuts_at="",
             max_events=2,
             needs="C3D's fc6 of 4096 numbers, unless the network's input is changed",
             knows=CLIPS_OF_16,

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from vadx.errors import NoInputError, UsageError
-from vadx.features.layouts import OWN, check_layout, export_layout, import_layout
+from vadx.features.layouts import OWN, check_layout, export_layout, import_layout, video_folders
 from vadx.features.layouts.marker import MARKER
 from vadx.features.timeline import ClipFeatures
 
@@ -247,6 +247,20 @@ def test_no_pickle_is_run(tmp_path: Path) -> None:
     assert canary.exists()
 
 
+def test_each_guard_of_label_pickles_holds_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    canary = tmp_path / "canary"
+    attack = pickle.dumps({"a": Canary(canary)}, protocol=2)
+    with pytest.raises(ValueError, match="it holds the opcode"):
+        video_folders._check_opcodes(attack)
+    with pytest.raises(ValueError, match="at place 2147483647 of its memo"):
+        video_folders._check_opcodes(b"\x80\x02}r\xff\xff\xff\x7f.")
+    monkeypatch.setattr(video_folders, "_check_opcodes", lambda _data: None)
+    (tmp_path / "labels.pickle").write_bytes(attack)
+    with pytest.raises(UsageError, match="it names "):
+        video_folders.read_label_pickle(tmp_path / "labels.pickle")
+    assert not canary.exists()
+
+
 @pytest.mark.parametrize(
     "hostile",
     [
@@ -309,7 +323,13 @@ def test_nothing_outside_the_folder_is_read(tmp_path: Path) -> None:
         problems = check_layout("rtfm", tmp_path / "out").problems
         assert any("nothing outside" in problem for problem in problems)
     marker = json.loads((tmp_path / "out" / MARKER).read_text())
-    for name, value in (("id", "../secret"), ("name", "../../../secret"), ("name", "/etc/x"), ("id", "a/../../b")):
+    for name, value in (
+        ("id", "../secret"),
+        ("name", "../../../secret"),
+        ("name", "/etc/x"),
+        ("name", ".."),
+        ("id", "a/../../b"),
+    ):
         changed = json.loads(json.dumps(marker))
         changed["videos"][0][name] = value
         (tmp_path / "out" / MARKER).write_text(json.dumps(changed))

@@ -18,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vadx.errors import NoInputError, UsageError
+from vadx.features.annotations import read_annotations
 from vadx.features.bags import cut_segments
 from vadx.features.frame_truth import CLIP_COUNTS, TARGETS, frame_truth
 from vadx.features.layouts import LAYOUTS, OWN, check_layout, export_layout, find_layout, import_layout
@@ -26,7 +27,8 @@ from vadx.features.layouts.crop_arrays import CROP_SUFFIXES
 from vadx.features.layouts.crops import CROP_PLACES
 from vadx.features.layouts.marker import MARKER
 from vadx.features.layouts.model import RECIPE_FACTS
-from vadx.features.manifest import Manifest, read_manifest
+from vadx.features.manifest import Manifest, ManifestEntry, read_manifest
+from vadx.features.store import FeatureSet
 from vadx.features.timeline import ClipFeatures
 
 from .layout_samples import SHT, UCF, XD, Row, features_of, manifest_of
@@ -346,6 +348,18 @@ def test_a_manifest_stands_beside_plain_arrays(tmp_path: Path) -> None:
     assert {entry.id: entry.row() for entry in listed} == {entry.id: entry.row() for entry in manifest_of(UCF)}
 
 
+def test_a_feature_set_is_exported_as_it_stands(full: FeatureSet, tmp_path: Path) -> None:
+    manifest = Manifest(tuple(ManifestEntry(identifier) for identifier in full))
+    export_layout("npy", manifest, full, tmp_path / "out", recipe=full.recipe, sizes=full.summaries())
+    assert check_layout("npy", tmp_path / "out").is_clean
+    imported = import_layout("npy", tmp_path / "out")
+    found = {one.id: one.values for one in imported}
+    assert found.keys() == set(full)
+    for identifier, values in found.items():
+        np.testing.assert_array_equal(values, full[identifier].values)
+    assert imported.known["network.name"] == full.recipe.network.name
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_layout_says_what_it_is(name: str) -> None:
     layout = LAYOUTS[name]
@@ -639,3 +653,23 @@ def test_truth_of_ones_own_data_set_has_sixteen_labels_a_clip(tmp_path: Path) ->
     rows = [UCF[3], UCF[5], UCF[4]]
     expected = [frame_truth(row[3], 16 * len(features[row[0]])) for row in rows]
     np.testing.assert_array_equal(gt, np.concatenate(expected))
+
+
+def test_ucf_crime_is_listed_and_labelled_as_published(tmp_path: Path, field_data: Path) -> None:
+    folder = field_data / "annotations/ucf_crime"
+    names = ("Temporal_Anomaly_Annotation.txt", "mist_Temporal_Anomaly_Annotation_New.txt")
+    manifest = read_annotations("ucf-crime", [folder / name for name in names]).manifest()
+
+    class OneNumberAClip(dict[str, int]):
+        """Features of every video, made when they are read."""
+
+        def __getitem__(self, key: str) -> Any:
+            return features_of([(key, 0, "test", [], super().__getitem__(key))], num_crops=10, dim=1)[key]
+
+    features: Any = OneNumberAClip((entry.id, entry.num_frames or 0) for entry in manifest)
+    report = export_layout("rtfm", manifest, features, tmp_path, data_set="ucf-crime")
+    published = [line.rpartition("\\")[2] for line in lines_of(folder / "rtfm_ucf-i3d-test.list")]
+    assert [Path(line).name for line in lines_of(tmp_path / "list/ucf-i3d-test.list")] == published
+    assert report.counts["test"] == (140, 150)
+    # 69,634 clips, as RTFM's author counts its own features.
+    assert report.num_labels == len(np.load(tmp_path / "list/gt-ucf.npy")) == 16 * 69_634
