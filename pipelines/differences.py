@@ -15,7 +15,7 @@ from ..extract.backbones import find_backbone, find_preset
 from ..extract.crops import CROP_ORDERS
 from ..extract.library import weights_digest
 from ..extract.sampling import TAIL_POLICIES
-from ..features.compare import Comparison, Knowledge, compare
+from ..features.compare import Comparison, Knowledge, VideoDifference, compare
 from ..features.joining import join_ids
 from ..features.recipe import Recipe
 from ..features.value_changes import TOLERANCE, Array
@@ -294,13 +294,13 @@ def _diagnose(
     at = join_ids(comparison.videos, paths).pairs
     differing = [name for name, one in comparison.videos.items() if not one.is_same and name in at]
     names = {name: own_names[name] if is_turned else name for name in differing}
-    # Short videos cost little, but one clip would say little.
-    differing.sort(key=lambda name: (min(_lengths(comparison, name)) < 2, listed[names[name]].num_frames))
+    differing.sort(key=lambda name: _cost(comparison.videos[name], listed[names[name]].num_frames))
     samples = []
     for name in differing[:SAMPLE_VIDEOS]:
         pair = (a.arrays[name], renamed[name])
         ours, theirs = pair[::-1] if is_turned else pair
-        samples.append(Sample(name, paths[at[name]], listed[names[name]].num_frames, ours, theirs))
+        first = comparison.videos[name].first_clip or 0
+        samples.append(Sample(name, paths[at[name]], listed[names[name]].num_frames, ours, theirs, first))
     more = [_trial(origin, text) for text in search.trials]
     if not is_turned and b.feature_set is not None:
         more += _of_b(origin, b.feature_set, search)
@@ -312,9 +312,10 @@ def _diagnose(
     return search_for()
 
 
-def _lengths(comparison: Comparison, name: str) -> tuple[int, int]:
-    one = comparison.videos[name]
-    return one.shape_a[0], one.shape_b[0]
+def _cost(one: VideoDifference, num_frames: int) -> tuple[bool, int, int]:
+    """Order videos by what it costs to see their difference; one clip alone would say little."""
+    is_poor = min(one.shape_a[0], one.shape_b[0]) < 2
+    return is_poor, one.first_clip or 0, num_frames
 
 
 def _weights(base: FeatureSet, given: str | None) -> str:

@@ -335,6 +335,12 @@ class TestSearch:
         found = maker.difference(tiny, changed(tiny, resize=29), trials=["transform.resize=29"])
         assert only_cause(found) == ("transform.resize", "29")
 
+    def test_a_drift_that_shows_late(self, tiny: Recipe, maker: Maker) -> None:
+        # 29.5 for 30 frames/s: half a frame is lost after 29.5 frames, in clip 7.
+        found = maker.difference(tiny, changed(tiny, fps=29.5), trials=["sampling.fps=29.5"])
+        assert [one.first_clip for one in found.comparison.videos.values()] == [7, 7]
+        assert only_cause(found) == ("sampling.fps", "29.5")
+
     def test_the_side_with_a_recipe_is_where_the_search_begins(self, tiny: Recipe, maker: Maker) -> None:
         a = maker.files(maker.extract(changed(tiny, channel_order="bgr")))
         found = find_difference(a, maker.a_set(tiny), search=maker.search())
