@@ -51,7 +51,10 @@ def _xd_files(train: str, test: str, truth: str) -> Files:
     return Files(train, test, truth, "xdviodet", _XD, normal_word="_label_A")
 
 
-def _xd_layout(meaning: str, source: str, files: Files, segment_labels: str = "") -> Layout:
+_XD_NEEDS = "flow and audio features with lists of their own, unless the modality is RGB"
+
+
+def _xd_layout(meaning: str, source: str, files: Files, segment_labels: str = "", needs: str = _XD_NEEDS) -> Layout:
     five = Convention("double", 5, ("RGB", "RGBTest"), label="name")
     return Layout(
         meaning=meaning,
@@ -60,7 +63,7 @@ def _xd_layout(meaning: str, source: str, files: Files, segment_labels: str = ""
         data_sets={"xd-violence": files},
         keeps=_EXACT,
         loses=_LOST,
-        needs="flow and audio features with lists of their own, unless the modality is RGB",
+        needs=needs,
         knows=_ROC_KNOWS,
     )
 
@@ -220,6 +223,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             "aimagelab/CSL-TAL, XD_Violence.py",
             _xd_files("data/rgb_list.txt", "data/rgb_test_list.txt", ""),
             "data/segment_labels.txt",
+            f"XD-Violence's annotations.txt; {_XD_NEEDS}",
         ),
         "urdmu": Layout(
             meaning="one .npy a crop; ten consecutive lines of UCF-Crime are a video, five of XD-Violence",

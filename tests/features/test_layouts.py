@@ -6,6 +6,7 @@ import ast
 import csv
 import json
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -25,8 +26,10 @@ from vadx.features.layouts import LAYOUTS, OWN, check_layout, export_layout, fin
 from vadx.features.layouts import hdf5 as hdf5_module
 from vadx.features.layouts.crop_arrays import CROP_SUFFIXES
 from vadx.features.layouts.crops import CROP_PLACES
+from vadx.features.layouts.export import count_labels
 from vadx.features.layouts.marker import MARKER
 from vadx.features.layouts.model import RECIPE_FACTS
+from vadx.features.layouts.plan import Wishes, plan_export
 from vadx.features.manifest import Manifest, ManifestEntry, read_manifest
 from vadx.features.store import FeatureSet
 from vadx.features.timeline import ClipFeatures
@@ -673,3 +676,31 @@ def test_ucf_crime_is_listed_and_labelled_as_published(tmp_path: Path, field_dat
     assert report.counts["test"] == (140, 150)
     # 69,634 clips, as RTFM's author counts its own features.
     assert report.num_labels == len(np.load(tmp_path / "list/gt-ucf.npy")) == 16 * 69_634
+
+
+ORDERS = {
+    "rtfm, UCF-Crime": ("rtfm", "ucf-crime", "train", ("Anomaly_Train.txt",), "rtfm_ucf-i3d.list"),
+    "rtfm, ShanghaiTech": (
+        *("rtfm", "shanghaitech", "train"),
+        ("SH_Train_new.txt",),
+        "rtfm_shanghai-i3d-train-10crop.list",
+    ),
+    "xdviodet": ("xdviodet", "xd-violence", "test", ("rgb_test.list", "annotations.txt"), "rgb_test.list"),
+}
+
+
+@pytest.mark.parametrize("case", ORDERS)
+def test_lists_made_of_published_ones_have_the_published_order(case: str, field_data: Path) -> None:
+    name, data_set, split, lists, published = ORDERS[case]
+    folder = field_data / "annotations" / data_set.replace("-", "_")
+    manifest = read_annotations(data_set, [folder / one for one in lists]).manifest()
+    layout, _ = find_layout(name, data_set)
+    num_crops = layout.family.crops.get(data_set, layout.family.crops[OWN]).nums[0]
+    one = features_of([("any", 0, split, [], 40)], tail="floor_minus_one", num_crops=num_crops, dim=1)["any"]
+    counts = {entry.id: 40 for entry in manifest}
+    wishes = Wishes("", None, None, None, None, counts, "refuse")
+    plan = plan_export(name, layout, data_set, manifest, dict.fromkeys(counts, one), wishes)
+    paths = [line.replace("\\", "/").split("/")[-1] for line in lines_of(folder / published)]
+    names = [re.sub(r"(_i3d|__\d)\.npy$", "", path) for path in paths]
+    assert [video.name for video in plan.marker.of(split)] == list(dict.fromkeys(names))
+    assert count_labels(plan.marker.of(split)) == layout.data_sets[data_set].relies_on[split]
