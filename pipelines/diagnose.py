@@ -37,6 +37,9 @@ CONFIRM_CLIPS = 4
 CONFIRMED = 6
 """Variants that are tried on more clips, with all that come near."""
 
+SECOND_ROUNDS = 2
+"""Causes that come near, beside each of which a second is looked for where none alone reproduces B."""
+
 END_CLIPS = 4
 """Clips before a video's end that are looked at, where the difference is there."""
 
@@ -65,7 +68,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """One thing that was perhaps done differently.
+    """One thing that was perhaps done differently, or two that are needed together.
 
     ``value`` is what B seems to have and ``own`` what A's recipe has. ``relative_l2`` lies between B and the clips
     made with ``value``; ``is_exact`` says whether they are the same, and as many. ``also`` are values of this cause
@@ -162,8 +165,9 @@ def diagnose(
 ) -> Diagnosis:
     """Try every variant of A's recipe on the samples, and rank the causes by how near they come to B.
 
-    ``more`` are variants beside the grid's. With ``ends_only`` the samples differ in their last clips alone: then only
-    causes that show there are tried, to the end of the videos. ``on_variant`` is told how many of how many are done.
+    Where none reproduces B, a second cause is looked for beside the nearest. ``more`` are variants beside the grid's.
+    With ``ends_only`` the samples differ in their last clips alone: then only causes that show there are tried, to the
+    end of the videos. ``on_variant`` is told how many of how many are done.
 
     Raises
     ------
@@ -182,14 +186,8 @@ def diagnose(
     trial = _Trial(origin, place, device=device, ends_only=ends_only)
     # First, so that weights or a video that cannot be used are told at once.
     trial.run(own_variant(centre), samples[:1], SCREEN_CLIPS)
-    screened: list[tuple[Variant, _Fit]] = []
-    for number, variant in enumerate(variants):
-        screened.append((variant, trial.try_on(variant, samples[:1], SCREEN_CLIPS)))
-        if on_variant is not None:
-            on_variant(number + 1, len(variants))
     tolerance = _tolerance([sample.b for sample in samples])
-    screened.sort(key=lambda pair: pair[1].distance)
-    near = [v for i, (v, fit) in enumerate(screened) if i < CONFIRMED or fit.distance <= _NEAR * tolerance]
+    near = _screened(trial, variants, samples[:1], tolerance, on_variant)
     tried = [(variant, trial.try_on(variant, samples, CONFIRM_CLIPS)) for variant in near]
     own = trial.run(own_variant(centre), samples, CONFIRM_CLIPS)
     again, unchanged = (_fit(own, side, place) for side in ("a", "b"))
@@ -203,7 +201,10 @@ def diagnose(
         notes.append("the recipe gives both sides on the clips looked at: the difference lies in others")
         found = []
     elif not any(cause.is_exact for cause in found):
-        found = [*_left_over(found, unchanged.distance), *found]
+        tried.sort(key=lambda pair: pair[1].distance)
+        near_b = [v for v, fit in tried if fit.distance < _UNRELATED * unchanged.distance]
+        both = [] if ends_only else _two_causes(trial, origin, near_b[:SECOND_ROUNDS], samples, tolerance)
+        found = [*(both or _left_over(found, unchanged.distance)), *found]
     return Diagnosis(
         causes=tuple(found),
         reproduced_a=again.distance,
@@ -214,6 +215,50 @@ def diagnose(
         num_variants=len(variants),
         notes=tuple(notes),
     )
+
+
+def _screened(
+    trial: _Trial,
+    variants: Sequence[Variant],
+    samples: Sequence[Sample],
+    tolerance: float,
+    on_variant: Callable[[int, int], None] | None,
+) -> list[Variant]:
+    """Try every variant on a little, and give those worth more."""
+    fits: list[tuple[float, Variant]] = []
+    for number, variant in enumerate(variants):
+        fits.append((trial.try_on(variant, samples, SCREEN_CLIPS).distance, variant))
+        if on_variant is not None:
+            on_variant(number + 1, len(variants))
+    fits.sort(key=lambda pair: pair[0])
+    return [variant for i, (far, variant) in enumerate(fits) if i < CONFIRMED or far <= _NEAR * tolerance]
+
+
+def _two_causes(
+    trial: _Trial, origin: Origin, firsts: Sequence[Variant], samples: Sequence[Sample], tolerance: float
+) -> list[Cause]:
+    """Look for a second cause beside each of the variants that come near; give the first two that reproduce B."""
+    for first in firsts:
+        if first.skip or first.pick is not None or CAUSES.get(first.cause) is None or CAUSES[first.cause].whole_crops:
+            continue
+        start = Origin(recipe=first.recipe, spec=origin.spec, weights=first.weights)
+        others = [name for name in CAUSES if name not in (first.cause, "preset", *END_CAUSES)]
+        for second in variants_of(start, start, causes=others):
+            quick = trial.try_on(second, samples[:1], SCREEN_CLIPS)
+            if quick.distance > tolerance:
+                continue
+            fit = trial.try_on(second, samples, CONFIRM_CLIPS)
+            if fit.fits and fit.distance <= tolerance:
+                return [
+                    Cause(
+                        cause=f"{first.cause}, and {second.cause}",
+                        value=f"{first.value}, and {second.value}",
+                        own=f"{first.own}, and {second.own}",
+                        relative_l2=fit.distance,
+                        is_exact=True,
+                    )
+                ]
+    return []
 
 
 def _tolerance(arrays: Sequence[Array]) -> float:

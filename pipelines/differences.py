@@ -49,6 +49,9 @@ class _Renamed(Mapping[str, Array]):
         return len(self._own)
 
 
+_FAR = 0.9
+"""Share of the distance above which what a variant leaves says nothing."""
+
 _EFFECTS = frozenset({"scale"})
 """Kinds of findings that may have a cause behind them: in a network whose BatchNorm has no bias yet, another epsilon
 is one factor on all features."""
@@ -92,7 +95,8 @@ class Difference:
         ours, theirs = ("B", "A") if self.is_turned else ("A", "B")
         sentences = []
         for cause in self.diagnosis.causes:
-            if cause.is_exact != exact:
+            is_far = cause.relative_l2 is not None and cause.relative_l2 > _FAR * self.diagnosis.unchanged
+            if cause.is_exact != exact or (is_far and not exact):
                 continue
             also = f" (or {', '.join(cause.also)}: these clips do not tell them apart)" if cause.also else ""
             left = "" if cause.relative_l2 is None else f"; relative L2 {cause.relative_l2:.2g} is left"

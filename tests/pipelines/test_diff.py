@@ -217,6 +217,11 @@ def test_a_planted_cause_is_named_alone_and_first(name: str, tiny: Recipe, maker
     assert only_cause(maker.difference(a, changed(a, **theirs))) == expected
 
 
+def test_two_causes_are_named_together(tiny: Recipe, maker: Maker) -> None:
+    found = maker.difference(tiny, changed(tiny, channel_order="bgr", resize=27))
+    assert only_cause(found) == ("channel order, and size", "BGR, and short side 27")
+
+
 @pytest.mark.parametrize(
     ("switch", "value", "expected"),
     [("bn_eps", 1e-5, "bn_eps=1e-05"), ("same_pad", "static_ceil", "same_pad=static_ceil")],
