@@ -12,7 +12,7 @@ import dataclasses
 import difflib
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -147,7 +147,10 @@ class Method(ABC):
 
     @abstractmethod
     def loss(self, network: nn.Module, batch: Batch, phase: str = "all") -> Losses:
-        """Give the loss of one of ``phases`` on a batch. The network is in training mode."""
+        """Give the loss of one of ``phases`` on a batch. The network is in training mode.
+
+        Without any part in it the phase is passed over, for a batch that has nothing for it.
+        """
 
     @abstractmethod
     def score(self, network: nn.Module, features: Tensor) -> Scores:
@@ -180,7 +183,7 @@ class MethodSpec:
         found: type[Method] = getattr(importlib.import_module(f".{self.module}", __name__), self.method)
         return found
 
-    def make(self, variant: str = PAPER, **changes: Any) -> Method:
+    def make(self, variant: str = PAPER, /, **changes: Any) -> Method:
         """Give the method with a variant's settings, and some of them changed.
 
         Raises
@@ -202,7 +205,7 @@ class MethodSpec:
         return method(method.settings_class(**{**differences, **changes}))
 
 
-def check_choices(settings: Settings, choices: Mapping[str, Mapping[str, Any] | tuple[str, ...]]) -> None:
+def check_choices(settings: object, choices: Mapping[str, Collection[str]]) -> None:
     """Raise `UsageError` if a setting is not one of its choices."""
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:

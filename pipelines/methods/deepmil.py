@@ -69,7 +69,8 @@ class DeepMilSettings(Settings):
             raise UsageError(msg)
         if not 0 <= self.dropout < 1 or self.learning_rate <= 0:
             msg = (
-                f"dropout {self.dropout} is in [0, 1) and learning_rate {self.learning_rate} above 0; give such values"
+                f"dropout is {self.dropout} and learning_rate {self.learning_rate}; "
+                "give a dropout in [0, 1) and a learning rate above 0"
             )
             raise UsageError(msg)
 

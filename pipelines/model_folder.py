@@ -1,0 +1,141 @@
+"""A model: the folder that a training writes, resumes from, and that scoring needs nothing beside.
+
+====================  ==================================================================================================
+``model.json``        what does not change while it trains: method, settings, bags, rule, recipe, seed, choice rule
+``last.safetensors``  the network at the last checkpoint
+``best.safetensors``  the network at the best checkpoint by the choice rule; absent where nothing was measured
+``state.safetensors`` network and optimisers at the last checkpoint: what a training resumes from
+``metrics.jsonl``     one JSON line for each logged iteration and each measurement
+====================  ==================================================================================================
+
+The network's files carry their iteration and measurement in the JSON of their header, under ``vadx``. Each file appears
+whole or not at all. No clock time, machine or path stands in them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from ..errors import StoreError, UsageError
+from ..features.publish import publish_bytes
+from .methods import Method, find_method
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MODEL_VERSION = 1
+Which = Literal["last", "best"]
+
+MODEL_JSON = "model.json"
+METRICS = "metrics.jsonl"
+STATE = "state.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point of a training: iterations done, and what was measured then, None where nothing was."""
+
+    iteration: int
+    measured: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A trained network in evaluation mode, its method, which one it is, and what ``model.json`` says."""
+
+    method: Method
+    network: nn.Module
+    which: Which
+    mark: Mark
+    facts: Mapping[str, Any]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON header as one safetensors file, which replaces another at once.
+
+    Raises
+    ------
+    StoreWriteError
+        if the disk refused.
+    """
+    # Without a copy of its own, a tensor that shares memory with another is refused.
+    own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    publish_bytes(save(own, {"vadx": json.dumps(header, sort_keys=True)}), path, path.parent, replace=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote. Raises `StoreError` for another file or a damaged one."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})["vadx"])
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118  # it is no dict
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        msg = f"{path}: not a file of a vadx model, or a damaged one ({error}); train again: vadx train"
+        raise StoreError(msg) from error
+
+
+def write_network(folder: Path, which: Which, network: nn.Module, mark: Mark) -> None:
+    """Write the network as ``last`` or ``best``. Raises `StoreWriteError`."""
+    write_tensors(folder / f"{which}.safetensors", network.state_dict(), dataclasses.asdict(mark))
+
+
+def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write ``model.json``. Raises `StoreWriteError`."""
+    text = json.dumps({"vadx_model": MODEL_VERSION, **facts}, indent=2, sort_keys=True) + "\n"
+    publish_bytes(text.encode(), folder / MODEL_JSON, folder, replace=True)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Read ``model.json``.
+
+    Raises
+    ------
+    StoreError
+        if there is none, it is damaged, or a newer vadx wrote it.
+    """
+    path = folder / MODEL_JSON
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text())
+        version = facts.pop("vadx_model")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        msg = f"{path}: this is no model of vadx ({error}); name the folder that vadx train wrote"
+        raise StoreError(msg) from error
+    if version > MODEL_VERSION:
+        msg = f"{path}: a newer vadx wrote it (model format {version}); update vadx"
+        raise StoreError(msg)
+    return facts
+
+
+def read_model(folder: Path, which: Which = "last") -> Model:
+    """Read a trained model, ready to score.
+
+    Raises
+    ------
+    StoreError
+        if the folder is no model, or the file asked for is missing or damaged.
+    UsageError
+        if its method or a setting of it is unknown here, or no best was chosen.
+    """
+    facts = read_facts(folder)
+    path = folder / f"{which}.safetensors"
+    if which == "best" and not path.exists():
+        msg = f"{folder} has no best network ({facts['choice']}); ask for the last one"
+        raise UsageError(msg)
+    tensors, header = read_tensors(path)
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in facts["settings"].items()}
+    method = find_method(facts["method"]).make(**settings)
+    network = method.network(facts["dim"])
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        msg = f"{path}: its tensors do not fit {MODEL_JSON} beside it ({error}); train again: vadx train"
+        raise StoreError(msg) from error
+    return Model(method, network.eval(), which, Mark(**header), facts)

@@ -1,0 +1,369 @@
+"""The training loop: bags in, a model folder out.
+
+An iteration's bags and random numbers follow from the seed and its number alone, so there is no state of a sampler or a
+generator to keep: a training that was cut short at any moment ends with the same bits as one that was not, on the same
+machine and number of threads.
+
+**Last and best.** Every checkpoint is measured where the caller gives a measure. ``best`` is the checkpoint that
+measured highest, of equals the earliest; ``last`` is the one after the last iteration. Both are kept and named. Where
+what is measured is the test set, best is chosen by the answers: that has to be asked for, and warns.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..features.publish import make_directory, publish_bytes
+from .methods import Method, Scores, check_choices
+from .model_folder import (
+    METRICS,
+    MODEL_JSON,
+    STATE,
+    Mark,
+    read_facts,
+    read_tensors,
+    write_facts,
+    write_network,
+    write_tensors,
+)
+from .training_bags import ANOMALOUS, NORMAL, TrainingBags, drawn_bags, iteration_seed, real_segments
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch.optim import Optimizer
+
+    from ..features.bag_file import BagFile
+
+log = logging.getLogger(__name__)
+
+Scorer: TypeAlias = Callable[[Tensor], Scores]
+"""``(segment, crop, feature)`` -> the scores of that video."""
+Measure: TypeAlias = Callable[[Scorer], float]
+"""How good a network is, the higher the better, from the scores that it gives."""
+
+CHOICES: Mapping[str, str] = MappingProxyType(
+    {
+        "held-out": "best is the checkpoint that measured highest on held-out videos, of equals the earliest",
+        "test": "best is the checkpoint that measured highest on the test videos, of equals the earliest; "
+        "its result is not one on unseen videos",
+    }
+)
+"""What ``best`` may be chosen on, and the rule."""
+NO_CHOICE = "nothing was measured while it trained: there is no best, only the last"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """What a training is beside its method.
+
+    ``checkpoint_every`` and ``log_every`` count iterations. ``patience``: stop after so many measurements without a new
+    best, 0 for never. ``choose_on`` is one of `CHOICES`. ``device`` is torch's name of one.
+
+    Raises
+    ------
+    UsageError
+        if a value cannot be meant.
+    """
+
+    seed: int = 0
+    checkpoint_every: int = 500
+    log_every: int = 10
+    patience: int = 0
+    choose_on: str = "held-out"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_choices(self, {"choose_on": CHOICES})
+        if min(self.checkpoint_every, self.log_every) < 1 or min(self.seed, self.patience) < 0:
+            msg = f"counts of iterations are 1 or more, seed and patience 0 or more; got {self}; give such numbers"
+            raise UsageError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How a training ended: its model folder, the last `Mark` and the best, None where nothing was measured."""
+
+    folder: Path
+    last: Mark
+    best: Mark | None
+    stopped_early: bool
+
+
+def train(
+    name: str,
+    method: Method,
+    bags: TrainingBags,
+    folder: Path,
+    *,
+    settings: TrainSettings | None = None,
+    measure: Measure | None = None,
+    tell: Callable[[Mapping[str, Any]], None] = lambda event: None,
+) -> Trained:
+    """Train ``method``, of the name ``name`` in `METHODS`, into ``folder``; a training that stands there goes on.
+
+    ``tell`` gets each line of ``metrics.jsonl``, and an event ``warning`` where there is cause.
+
+    Raises
+    ------
+    UsageError
+        if the folder holds another training, or the loss is no longer finite.
+    StoreError
+        if a file there is damaged, a bag cannot be read, or the disk refuses.
+    """
+    chosen = settings or TrainSettings()
+    make_directory(folder)
+    _claim(folder, _facts(name, method, bags, chosen, measured=measure is not None))
+    if measure is not None and chosen.choose_on == "test":
+        log.warning("%s", CHOICES["test"])
+        tell({"event": "warning", "text": CHOICES["test"]})
+    with _own_random_numbers(chosen):
+        run = _Run.begin(method, bags, folder, chosen)
+        while run.iteration < method.settings.iterations and not run.has_stalled():
+            line = run.step()
+            at_end = run.iteration == method.settings.iterations
+            if run.iteration % chosen.log_every == 0 or at_end:
+                run.note(line, tell)
+            if run.iteration % chosen.checkpoint_every == 0 or at_end:
+                run.checkpoint(measure, tell)
+        return Trained(folder, run.last, run.best, run.iteration < method.settings.iterations)
+
+
+@contextmanager
+def _own_random_numbers(settings: TrainSettings) -> Iterator[None]:
+    device = torch.device(settings.device)
+    with torch.random.fork_rng([] if device.type == "cpu" else [device]):
+        torch.manual_seed(settings.seed)
+        yield
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A training under way: ``iteration`` counts those done."""
+
+    method: Method
+    bags: TrainingBags
+    folder: Path
+    settings: TrainSettings
+    network: nn.Module
+    optimisers: Mapping[str, Optimizer]
+    halves: Mapping[int, NDArray[np.int64]]
+    iteration: int = 0
+    last: Mark = field(default_factory=lambda: Mark(0))
+    best: Mark | None = None
+
+    @classmethod
+    def begin(cls, method: Method, bags: TrainingBags, folder: Path, settings: TrainSettings) -> _Run:
+        network = method.network(bags.file.shape[2]).to(settings.device).train()
+        halves = {label: bags.half(label) for label in (NORMAL, ANOMALOUS)}
+        run = cls(method, bags, folder, settings, network, method.optimisers(network), halves)
+        for optimiser in run.optimisers.values():
+            for group in optimiser.param_groups:
+                group["initial_lr"] = group["lr"]
+        if (folder / STATE).exists():
+            run._restore()
+        _keep_metrics(folder / METRICS, run.iteration)
+        return run
+
+    def step(self) -> dict[str, Any]:
+        """Do one iteration, and give what there is to note of it."""
+        seed = iteration_seed(self.settings.seed, self.iteration)
+        sizes = {NORMAL: self.method.settings.normal_bags, ANOMALOUS: self.method.settings.anomalous_bags}
+        numbers = [
+            self.halves[label][drawn_bags(self.settings.seed, label, len(self.halves[label]), size, self.iteration)]
+            for label, size in sizes.items()
+        ]
+        batch = self.bags.batch(np.concatenate(numbers), seed, self.settings.device)
+        torch.manual_seed(seed)
+        pace = self.method.pace(self.iteration)
+        line: dict[str, Any] = {"event": "iteration", "iteration": self.iteration + 1, "pace": pace}
+        for phase in self.method.phases:
+            losses = self.method.loss(self.network, batch, phase)
+            if losses.parts:
+                self._descend(phase, losses.total, pace)
+                prefix = "" if len(self.method.phases) == 1 else f"{phase}."
+                line[f"{prefix}loss"] = losses.total.item()
+                line |= {f"{prefix}{part}": value.item() for part, value in losses.parts.items()}
+        self.iteration += 1
+        return line
+
+    def _descend(self, phase: str, loss: Tensor, pace: float) -> None:
+        if not math.isfinite(loss.item()):
+            msg = (
+                f"{self.folder}: the loss is {loss.item()} at iteration {self.iteration + 1}; training cannot go on; "
+                f"the checkpoint of iteration {self.last.iteration} stands; "
+                "give another folder and a lower learning_rate"
+            )
+            raise UsageError(msg)
+        optimiser = self.optimisers[phase]
+        for group in optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * pace
+        # Another phase's loss may have left gradients on this one's parameters.
+        self.network.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+        optimiser.step()
+
+    def has_stalled(self) -> bool:
+        """Tell whether patience is at its end. It follows from the marks, so that a resumed training agrees."""
+        if not self.settings.patience or self.best is None:
+            return False
+        without = (self.last.iteration - self.best.iteration) / self.settings.checkpoint_every
+        return without >= self.settings.patience
+
+    def checkpoint(self, measure: Measure | None, tell: Callable[[Mapping[str, Any]], None]) -> None:
+        """Measure, and write what a training that is cut short from here on resumes from."""
+        measured = None if measure is None else float(measure(scorer(self.method, self.network, self.settings.device)))
+        self.network.train()
+        if measured is not None and not math.isfinite(measured):
+            msg = f"{self.folder}: {measured} was measured, which chooses nothing; measure on videos of both labels"
+            raise UsageError(msg)
+        self.last = Mark(self.iteration, measured)
+        is_best = _is_better(measured, self.best)
+        if is_best:
+            self.best = self.last
+            write_network(self.folder, "best", self.network, self.last)
+        write_network(self.folder, "last", self.network, self.last)
+        if measured is not None:
+            self.note({"event": "measured", "iteration": self.iteration, "measured": measured, "best": is_best}, tell)
+        # The state comes last: what stands before it is written again, the same, by a training that resumes.
+        self._save()
+
+    def note(self, line: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], None]) -> None:
+        with (self.folder / METRICS).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        tell(line)
+
+    def _save(self) -> None:
+        tensors = {f"network/{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for phase, optimiser in self.optimisers.items():
+            for number, entries in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser/{phase}/{number}/{key}": torch.as_tensor(v) for key, v in entries.items()}
+        best = None if self.best is None else asdict(self.best)
+        write_tensors(self.folder / STATE, tensors, {"last": asdict(self.last), "best": best})
+
+    def _restore(self) -> None:
+        tensors, header = read_tensors(self.folder / STATE)
+        self.last = Mark(**header["last"])
+        self.best = None if header["best"] is None else Mark(**header["best"])
+        self.iteration = self.last.iteration
+        states: dict[str, dict[int, dict[str, Tensor]]] = {phase: {} for phase in self.optimisers}
+        weights = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition("/")
+            if kind == "network":
+                weights[rest] = tensor
+            else:
+                phase, number, key = rest.split("/")
+                states[phase].setdefault(int(number), {})[key] = tensor
+        self.network.load_state_dict(weights)
+        for phase, optimiser in self.optimisers.items():
+            optimiser.load_state_dict({**optimiser.state_dict(), "state": states[phase]})
+
+
+def scorer(method: Method, network: nn.Module, device: str = "cpu") -> Scorer:
+    """Give what scores one video's ``(segment, crop, feature)``, with the network in evaluation mode."""
+
+    def score(features: Tensor) -> Scores:
+        network.eval()
+        with torch.no_grad():
+            return method.score(network, features.to(device))
+
+    return score
+
+
+def score_bags(score: Scorer, file: BagFile, numbers: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+    """Score bags: id -> ``(segment,)`` float32, 0 where a segment is padding. Raises `StoreError`."""
+    found = {}
+    for number in numbers:
+        real = real_segments(file.frames[number])
+        values = np.zeros(len(real), np.float32)
+        features = torch.from_numpy(file.read([number])[0][real])
+        values[real] = score(features).segments.float().cpu().numpy()
+        found[file.ids[number]] = values
+    return found
+
+
+def _is_better(measured: float | None, best: Mark | None) -> bool:
+    if measured is None:
+        return False
+    return best is None or best.measured is None or measured > best.measured
+
+
+def _facts(name: str, method: Method, bags: TrainingBags, settings: TrainSettings, *, measured: bool) -> dict[str, Any]:
+    num_segments, num_crops, dim = bags.file.shape
+    facts = {
+        "method": name,
+        "settings": asdict(method.settings),
+        "dim": dim,
+        "num_crops": num_crops,
+        "num_segments": num_segments,
+        "rule": bags.file.rule,
+        "recipe_digest": bags.file.recipe_digest,
+        "videos_sha256": bags.digest(),
+        "training": asdict(settings),
+        "choice": CHOICES[settings.choose_on] if measured else NO_CHOICE,
+    }
+    # As it is read again: a tuple becomes a list.
+    normal: dict[str, Any] = json.loads(json.dumps(facts))
+    return normal
+
+
+def _claim(folder: Path, facts: dict[str, Any]) -> None:
+    """Write ``model.json``, or see that the one that stands there is of the same training, but for its length."""
+    if not (folder / MODEL_JSON).exists():
+        if (folder / STATE).exists():
+            msg = f"{folder} holds a training without {MODEL_JSON}, so what it trained is unknown; give another folder"
+            raise UsageError(msg)
+        write_facts(folder, facts)
+        return
+    before = read_facts(folder)
+    differing = [
+        f"{name}: {old!r} there, {new!r} here"
+        for name, old, new in _differences(before, facts)
+        if name not in _MAY_CHANGE
+    ]
+    if differing:
+        msg = f"{folder} holds another training ({'; '.join(differing)}); give another folder, or the same settings"
+        raise UsageError(msg)
+    write_facts(folder, facts)
+
+
+_MAY_CHANGE = frozenset({"settings.iterations", "training.log_every", "training.patience"})
+
+
+def _differences(
+    before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    for name in sorted({*before, *after}):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            yield f"{prefix}{name}", old, new
+
+
+def _keep_metrics(path: Path, iteration: int) -> None:
+    """Drop the lines of iterations that will be done again, and a line cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            done = json.loads(line)["iteration"]
+        except ValueError:
+            break
+        if done <= iteration:
+            kept.append(f"{line}\n")
+    publish_bytes("".join(kept).encode(), path, path.parent, replace=True)

@@ -1,0 +1,101 @@
+"""The bags that a training reads: which there are, which come in which iteration, and a batch of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..features.bag_file import BagFile
+from .methods import Batch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+More: TypeAlias = Callable[[Sequence[str]], Mapping[str, Tensor]]
+"""Ids of videos -> what else their bags have: `Batch.more`."""
+
+NORMAL, ANOMALOUS = 0, 1
+
+
+def drawn_bags(seed: int, half: int, num_bags: int, batch_size: int, iteration: int) -> NDArray[np.int64]:
+    """Give the bags of one half of an iteration's batch, as places in ``range(num_bags)``: ``(batch_size,)``.
+
+    Batches are cut from shuffled passes over all bags, one after the other, so that in every ``num_bags`` draws from
+    the start each bag comes once.
+    """
+    places = np.arange(iteration * batch_size, (iteration + 1) * batch_size)
+    passes = {at: np.random.default_rng((seed, half, at)).permutation(num_bags) for at in {*(places // num_bags)}}
+    return np.array([passes[place // num_bags][place % num_bags] for place in places], np.int64)
+
+
+def iteration_seed(seed: int, iteration: int) -> int:
+    """Give the seed of an iteration's random numbers, below 2**63."""
+    return int(np.random.SeedSequence((seed, iteration)).generate_state(1, np.uint64)[0] >> 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingBags:
+    """The normal and anomalous bags of a bags file, all or those of ``ids``; bags of unknown label are passed over.
+
+    Raises
+    ------
+    UsageError
+        if a half is empty or an id is unknown.
+    """
+
+    file: BagFile
+    ids: Sequence[str] | None = None
+    more: More | None = None
+
+    def __post_init__(self) -> None:
+        unknown = set(self.ids or ()) - set(self.file.ids)
+        if unknown:
+            msg = f"{self.file.path} has no bag of {min(unknown)!r}; its ids are BagFile(path).ids"
+            raise UsageError(msg)
+        for label, what in ((NORMAL, "normal"), (ANOMALOUS, "anomalous")):
+            if not len(self.half(label)):
+                msg = f"{self.file.path} has no {what} bag to train on; label them: vadx bags SET --manifest FILE"
+                raise UsageError(msg)
+
+    def half(self, label: int) -> NDArray[np.int64]:
+        """Give the numbers of the bags of one label."""
+        wanted = None if self.ids is None else set(self.ids)
+        found = [
+            number
+            for number, identifier in enumerate(self.file.ids)
+            if self.file.labels[number] == label and (wanted is None or identifier in wanted)
+        ]
+        return np.array(found, np.int64)
+
+    def digest(self) -> str:
+        """Give a sha256 of which videos are trained on, with which labels."""
+        rows = [[self.file.ids[n], label] for label in (NORMAL, ANOMALOUS) for n in self.half(label)]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    def batch(self, numbers: NDArray[np.int64], seed: int, device: str) -> Batch:
+        """Read the bags of these numbers."""
+        ids = tuple(self.file.ids[number] for number in numbers)
+        more = {} if self.more is None else self.more(ids)
+        return Batch(
+            features=torch.from_numpy(self.file.read(numbers)).to(device),
+            labels=torch.from_numpy(self.file.labels[numbers].astype(np.int64)).to(device),
+            mask=torch.from_numpy(real_segments(self.file.frames[numbers])).to(device),
+            ids=ids,
+            classes=tuple(self.file.classes[number] for number in numbers),
+            more={name: values.to(device) for name, values in more.items()},
+            seed=seed,
+        )
+
+
+def real_segments(frames: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell segments from padding, whose span of frames is empty: ``(..., segment, 2)`` -> ``(..., segment)``."""
+    real: NDArray[np.bool_] = frames[..., 1] > frames[..., 0]
+    return real
