@@ -51,6 +51,7 @@ class Checkpoint:
 
     def __init__(self, tmp: Path, name: str, identity: Mapping[str, Any]) -> None:
         self.progress = 0
+        self._is_private = False
         self._blocks: list[dict[str, NDArray[Any]]] = []
         self._path = tmp / f"{name}{CHECKPOINT_SUFFIX}"
         self._head = json.dumps({"vadx": _VERSION, "identity": identity}, sort_keys=True).encode() + b"\n"
@@ -67,6 +68,8 @@ class Checkpoint:
         # On a full disk, closing fails once more: what could not be written is still in the buffer.
         with suppress(OSError):
             self._file.close()
+        if self._is_private:
+            self.remove()
 
     def append(self, block: Mapping[str, NDArray[Any]], progress: int) -> None:
         """Keep a block, and how far the work is with it."""
@@ -99,7 +102,7 @@ class Checkpoint:
         except OSError:
             # Another run is at the same work. Its file is left alone, and this one cannot be resumed.
             file.close()
-            self._path = temporary_name(tmp, name)
+            self._path, self._is_private = temporary_name(tmp, name), True
             return self._path.open("x+b")
         return file
 

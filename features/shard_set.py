@@ -67,7 +67,8 @@ class Decision:
 CHANGED = "the video changed"
 """The reason of `decide` where a shard was made of other bytes than the video now has."""
 
-_PARTIAL_CODES = frozenset({"VIDEO_TRUNCATED", "VIDEO_DAMAGED"})
+PARTIAL_CODES = frozenset({"VIDEO_TRUNCATED", "VIDEO_DAMAGED"})
+"""Failures that ``--allow-partial`` accepts."""
 
 
 def decide(
@@ -93,7 +94,7 @@ def decide(
     if failure is not None and failure.source is not None and failure.source == source_sha256:
         if retry_failed:
             return Decision("extract", f"retry of {failure.code}")
-        if allow_partial and failure.code in _PARTIAL_CODES:
+        if allow_partial and failure.code in PARTIAL_CODES:
             return Decision("extract", f"{failure.code} is now allowed")
         if failure.strict and not strict:
             return Decision("extract", f"{failure.code} was found under --strict")
@@ -277,7 +278,7 @@ class ShardSet(ABC):
                 verify_shard(path, full=full, recipe_digest=self.digest, key=path.stem, read=self.read_shard)
             except ShardError as error:
                 if full:
-                    self._remember_damage(path, error)
+                    self.remember_damage(path, error)
                 yield path, error
             except FileNotFoundError:
                 continue
@@ -293,7 +294,8 @@ class ShardSet(ABC):
         with suppress(OSError):
             self._damage_path(key).unlink()
 
-    def _remember_damage(self, shard: Path, error: ShardError) -> None:
+    def remember_damage(self, shard: Path, error: ShardError) -> None:
+        """Note what only reading a shard showed, so that `action` has it made again."""
         note = self._damage_path(shard.stem)
         if note.parent.name != shard.parent.name:
             return

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _REASONS = {
     False: "a file that a killed run was writing",
-    True: "what a killed run had finished of a video: the same command goes on from there",
+    True: "what a run had found of a video before it ended: the same command, or --allow-partial, goes on from there",
 }
 
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from ..detectors.detection_files import DETECTION_FORMATS, MAX_FILE_BYTES, read_detections
 from ..detectors.detector import DEFAULT_SCORE_THRESHOLD, FrameBoxes
-from ..errors import NoInputError, UsageError, VideoError
+from ..errors import CODES, NoInputError, UsageError, VideoError
 from ..features.checkpoint import Checkpoint
 from ..features.keys import key_of
+from ..features.shard_set import PARTIAL_CODES
 from .tube_shards import detection_arrays, facts_mapping
 
 if TYPE_CHECKING:
@@ -138,6 +139,10 @@ class DetectionWork:
     files: DetectionFiles | None = None
     stride: int = 1
 
+    @property
+    def is_from_file(self) -> bool:
+        return self.files is not None
+
     def __post_init__(self) -> None:
         if (self.detector is None) == (self.files is None):
             msg = "detections come from a detector or from files: give one of them"
@@ -204,10 +209,13 @@ class _FromFile:
 
 @dataclass(frozen=True, slots=True)
 class FoundDetections:
-    """A video's detections as they are stored. ``done`` lets go of what was kept for a resumption."""
+    """A video's detections as they are stored. ``made_from`` is the sha256 of the video, or of it with its file of
+    boxes; ``done`` lets go of what was kept for a resumption.
+    """
 
     arrays: Mapping[str, NDArray[Any]]
     facts: Mapping[str, Any]
+    made_from: str
     done: Callable[[], None] = field(repr=False)
 
 
@@ -273,26 +281,33 @@ def detect_video(
         if the disk refused.
     """
     video_sha256 = source.sha256()
+    # Before the file is read: if it changes meanwhile, the digest after it is another.
+    made_from = work.files.source_sha256(entry.id, video_sha256) if work.files else video_sha256
     finder: _Finder = _FromFile(work.files.read(entry.id, work.stride)) if work.files else _ByNetwork(_loaded(work))
-    identity = {"recipe": recipe_digest, "source": video_sha256, "provenance": dict(finder.provenance)}
-    if work.files is not None:
-        identity["source"] = work.files.source_sha256(entry.id, video_sha256)
+    identity = {"recipe": recipe_digest, "source": made_from, "provenance": dict(finder.provenance)}
     seen: list[Any] = []
     with Checkpoint(tmp, key_of(entry.id), identity) as kept:
         looker = _Looker(finder, work.stride, kept, effort)
-        for block in blocks_of(
-            entry,
-            decoders,
-            strict=strict,
-            allow_partial=allow_partial,
-            on_frames=on_frames,
-            check=check,
-            effort=effort,
-            facts=seen,
-        ):
-            looker.take(block.start, block.frames)
+        try:
+            for block in blocks_of(
+                entry,
+                decoders,
+                strict=strict,
+                allow_partial=allow_partial,
+                on_frames=on_frames,
+                check=check,
+                effort=effort,
+                facts=seen,
+            ):
+                looker.take(block.start, block.frames)
+        except VideoError as error:
+            if not (CODES[error.code].retriable or error.code in PARTIAL_CODES):
+                kept.remove()
+            raise
         looker.finish()
         source.check_unchanged()
+        if work.files and work.files.source_sha256(entry.id, video_sha256) != made_from:
+            raise VideoError("DETECTIONS_UNREADABLE", entry.id, "their file changed while it was read")
         (video,) = seen
         if isinstance(finder, _FromFile) and finder.num_frames > video.num_frames_decoded:
             evidence = f"its file has boxes in frame {finder.num_frames - 1} of {video.num_frames_decoded} frames"
@@ -304,7 +319,7 @@ def detect_video(
             "categories": {str(label): name for label, name in finder.categories.items()},
             "provenance": {**finder.provenance, **_versions()},
         }
-        return FoundDetections(detection_arrays(**_columns(kept)), facts, kept.remove)
+        return FoundDetections(detection_arrays(**_columns(kept)), facts, made_from, kept.remove)
 
 
 def _loaded(work: DetectionWork) -> NetworkDetector:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def draw_video(entry: Entry, set_path: Path, targets: Mapping[str, Path]) -> Iterator[Path]:
     """Draw what is wanted of a video, and give each file when it is there.
 
-    ``targets`` are ``overlay`` and ``sheet``, each a file, or a folder in which the file is called by the video's id.
+    ``targets`` are ``overlay`` and ``sheet``, each a file, or a folder in which ``ID.tubes.mp4`` and ``ID.tubes.png``
+    are made: never by the name of a video, which may lie there too.
     """
     from ..extract.video import VideoReader
     from .tube_pictures import write_overlay
@@ -28,7 +29,10 @@ def draw_video(entry: Entry, set_path: Path, targets: Mapping[str, Path]) -> Ite
     writers: dict[str, tuple[str, Any]] = {"overlay": (".mp4", write_overlay), "sheet": (".png", write_sheet)}
     for name, target in targets.items():
         suffix, write = writers[name]
-        path = target / f"{entry.id.replace('/', '-')}{suffix}" if target.is_dir() else target
+        path = target
+        if target.is_dir():
+            path = target / f"{entry.id}.tubes{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
         with VideoReader(entry.path, allow_partial=facts.partial) as blocks:
             titled = {"title": entry.id} if name == "sheet" else {}
             write(path, blocks, tubes, fps=facts.fps, stride=stride, names=names, **titled)

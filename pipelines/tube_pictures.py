@@ -210,6 +210,9 @@ def publishing(target: Path) -> Iterator[Path]:
     if not target.parent.is_dir():
         msg = f"{target}: there is no folder {target.parent}: make it first, mkdir -p {target.parent}"
         raise UsageError(msg)
+    if target.exists() and not target.is_file():
+        msg = f"{target} is no regular file, and is left as it is: give another name"
+        raise UsageError(msg)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary

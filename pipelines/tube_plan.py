@@ -49,7 +49,9 @@ def plan_detection(work: DetectionWork) -> StagePlan:
         files = work.files
         named = (files.format or "by the file's ending") if files else ""
         first = files.first_frame if files else None
-        settings: dict[str, Any] = {"detector": "file", "format": named, "first_frame": first}
+        # Its name parts the boxes of two programs: what they are called is all that is known of them.
+        name = files.path.stem if files else ""
+        settings: dict[str, Any] = {"detector": f"file:{name}", "format": named, "first_frame": first}
         return StagePlan(_stage("detections", settings, work.stride), _slug("detections-file", work), work, "cpu", 1)
     choice = work.detector
     try:
@@ -118,7 +120,9 @@ def plan_features(
     options = {"device": device, "batch": batch, "engine": None}
     flags = dict.fromkeys(("force", "retry_failed", "strict", "allow_partial"), False)
     job = make_job(plan, Path(), {**options, **flags})
-    record = {"regions": regions.record(), "network": plan.recipe.to_mapping()}
+    record: dict[str, Any] = {"regions": regions.record(), "network": plan.recipe.to_mapping()}
+    # It changes no value, but a shard without clips is not what somebody asked for who wants them.
+    record |= {"keep_clips": True} if regions.keep_clips else {}
     recipe = StageRecipe("tube-features", record, before.recipe.digest)
     slug = f"tube-features-{re.sub(r'[^a-z0-9_.]+', '-', plan.backbone.lower())}"
     return StagePlan(recipe, slug, FeatureWork(regions, job), job.device, job.batch, plan.weights_name)
@@ -141,20 +145,31 @@ def make_jobs(plans: Sequence[StagePlan], store: Store, flags: Mapping[str, bool
 
 def parse_groups(texts: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Read ``--group vehicle=car,truck,bus``. Raises `UsageError` for anything else."""
-    groups = []
+    groups: list[tuple[str, tuple[str, ...]]] = []
     for text in texts:
         name, equals, members = text.partition("=")
         if not (name and equals and members):
             msg = f"--group is NAME=CLASS,CLASS, as in vehicle=car,truck,bus; got {text!r}"
             raise UsageError(msg)
+        if name in dict(groups):
+            msg = f"--group {name} is given twice: name all of its classes at once, as in vehicle=car,truck,bus"
+            raise UsageError(msg)
         groups.append((name, tuple(part.strip() for part in members.split(","))))
     return tuple(groups)
+
+
+def _check_files(path: Path, images: Path | None) -> None:
+    for one, option in ((path, "--detections"), (images, "--images")):
+        if one is not None and not one.exists():
+            msg = f"{option} {one}: there is no such file or folder: check the path"
+            raise UsageError(msg)
 
 
 def detection_work(options: Mapping[str, Any], device: str) -> DetectionWork:
     """Give the first stage's work from the command line's options."""
     files = options["detections"]
     if files is not None:
+        _check_files(Path(files), options["images"])
         named = DetectionFiles(Path(files), options["format"], options["first_frame"], options["images"])
         return DetectionWork(files=named, stride=options["stride"])
     classes = options["classes"]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ResourceError, UsageError, VideoError
+from ..errors import ResourceError, ShardError, UsageError, VideoError
 from ..features.keys import key_of
-from ..features.shard_set import Decision
+from ..features.shard import read_header
+from ..features.shard_set import CHANGED, Decision
 from ..features.stage_set import StageRecipe, StageSet
 from ..features.stage_shard import build_stage_shard
 from .job import Job, Outcome
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ..detectors.regions import RegionSettings
     from ..detectors.settings import LinkSettings
     from ..extract.isolate import Decoders
+    from ..features.shard_set import HashedSource
     from ..features.stage_shard import StageShard
     from .extraction import Effort, Hint, Ticker
     from .inputs import Entry
@@ -47,6 +49,7 @@ class LinkWork:
 
     settings: LinkSettings
     window: int | None = None
+    is_from_file = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class FeatureWork:
 
     regions: RegionSettings
     job: Job
+    is_from_file = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,106 +121,137 @@ def process_tubes(
         decoders: Decoders = DecodePool(1) if num_decoders else InlineDecoders()
         stack.callback(decoders.close)
         run = _Run(decoders, on_frames, check, effort)
+        stages = [StageSet(job.set_path) for job in jobs]
         try:
             for entry in entries:
                 check()
                 if not may_start(0):
                     return
-                yield _process(entry, jobs, Source(entry.path, hint_of(entry)), run)
+                yield _Video(entry, Source(entry.path, hint_of(entry)), jobs, stages, run).settle()
         finally:
             effort.seconds += time.perf_counter() - began
 
 
-def _process(entry: Entry, jobs: Sequence[StageJob], source: Source, run: _Run) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    before: StageSet | None = None
-    for job in jobs:
+@dataclass(slots=True)
+class _Video:
+    """One video on its way through the stages; ``outcomes`` has one for each that is settled."""
+
+    entry: Entry
+    source: Source
+    jobs: Sequence[StageJob]
+    stages: Sequence[StageSet]
+    run: _Run
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def settle(self) -> list[Outcome]:
+        """Make what is missing of each stage, and give what became of it."""
+        while len(self.outcomes) < len(self.jobs):
+            self.outcomes.append(self._outcome_of(len(self.outcomes)))
+        return self.outcomes
+
+    def _outcome_of(self, number: int) -> Outcome:
+        if number and self.outcomes[number - 1].status == "failed":
+            return _not_reached(self.outcomes[number - 1])
         started = time.perf_counter()
-        stage = StageSet(job.set_path)
-        if outcomes and outcomes[-1].status == "failed":
-            outcomes.append(_not_reached(outcomes[-1]))
-            continue
         try:
-            outcomes.append(_settle(entry, job, stage, before, source, run, started))
+            return self._made(number, started)
+        except ShardError as error:
+            before = self.stages[number - 1] if number else None
+            if before is None or Path(error.path) != before.shard_path(self.entry.id):
+                raise
+            # Its header looked whole, so only reading it shows that it must be made again.
+            before.remember_damage(Path(error.path), error)
+            self.outcomes[number - 1] = self._outcome_of(number - 1)
+            return self._outcome_of(number)
         except VideoError as error:
             # Only detection's failures are kept: the other stages fail for lack of something that is not the video's.
-            outcomes.append(
-                failed_outcome(error, entry, source, job, stage, time.perf_counter() - started, remember=before is None)
-            )
-        before = stage
-    return outcomes
+            seconds = time.perf_counter() - started
+            job, stage = self.jobs[number], self.stages[number]
+            return failed_outcome(error, self.entry, self.source, job, stage, seconds, remember=not number)
 
-
-def _settle(
-    entry: Entry,
-    job: StageJob,
-    stage: StageSet,
-    before: StageSet | None,
-    source: Source,
-    run: _Run,
-    started: float,
-) -> Outcome:
-    """Make one stage of one video unless it is there; say what became of it."""
-    made_from = None if before is None else before.open(entry.id)
-    decision = stage.action(
-        entry.id,
-        source_of(job, entry, source) if made_from is None else BodyDigest(made_from.header.body_sha256),
-        force=job.force,
-        retry_failed=job.retry_failed,
-        strict=job.strict,
-        allow_partial=job.allow_partial,
-    )
-    path = str(entry.path)
-    if decision.verb == "current":
-        stage.forget_failure(entry.id)
-        return Outcome(entry.id, path, "current", decision.reason, hint=source.new_hint())
-    if decision.verb == "failed before":
-        return failed_before(stage, entry, source)
-    shard, notes = _make(entry, job, stage, made_from, source, run)
-    stage.publish(entry.id, shard, replace=decision.verb == "refresh")
-    return _outcome(entry, job, stage, decision, source, notes, time.perf_counter() - started)
-
-
-def source_of(job: StageJob, entry: Entry, source: Source) -> Source | BodyDigest:
-    """Give what detections are made from: the video, and the file of another detector where they come from one."""
-    if isinstance(job.work, DetectionWork) and job.work.files is not None:
-        return BodyDigest(job.work.files.source_sha256(entry.id, source.sha256()))
-    return source
-
-
-def _make(
-    entry: Entry, job: StageJob, stage: StageSet, made_from: StageShard | None, source: Source, run: _Run
-) -> tuple[bytes, list[str]]:
-    """Give a stage's shard of a video, and what a person should know of it."""
-    if isinstance(job.work, DetectionWork):
-        found = detect_video(
-            entry,
-            source,
-            job.work,
-            tmp=stage.tmp,
-            recipe_digest=stage.digest,
+    def _made(self, number: int, started: float) -> Outcome:
+        entry, job, stage = self.entry, self.jobs[number], self.stages[number]
+        decision = stage.action(
+            entry.id,
+            self._made_from(number),
+            force=job.force,
+            retry_failed=job.retry_failed,
             strict=job.strict,
             allow_partial=job.allow_partial,
-            decoders=run.decoders,
-            on_frames=run.on_frames,
-            check=run.check,
-            effort=run.effort,
         )
-        digest = source_of(job, entry, source).sha256()
-        shard = _shard(entry, stage, found.arrays, found.facts, digest)
-        found.done()
-        return shard, []
-    if made_from is None:
-        msg = f"{stage.kind} are made from something, and nothing is there"
-        raise RuntimeError(msg)
-    run.check()
-    if isinstance(job.work, LinkWork):
-        arrays, notes = _link(entry, job.work, made_from)
-    else:
-        arrays, notes = _regions(entry, job, job.work, made_from, source, run), []
-    facts = {name: made_from.facts[name] for name in ("video", "source_sha256", "categories", "stride")}
-    facts |= _own_facts(job)
-    return _shard(entry, stage, arrays, facts, made_from.header.body_sha256), notes
+        if decision.verb == "current":
+            stage.forget_failure(entry.id)
+            return Outcome(entry.id, str(entry.path), "current", decision.reason, hint=self.source.new_hint())
+        if decision.verb == "failed before":
+            return failed_before(stage, entry, self.source)
+        if decision.reason == CHANGED and (number or job.work.is_from_file):
+            decision = replace(decision, reason="what it is made from changed")
+        made = self._make(number)
+        stage.publish(entry.id, made.shard, replace=decision.verb == "refresh")
+        made.done()
+        return _outcome(entry, job, stage, decision, self.source, made.notes, time.perf_counter() - started)
+
+    def _made_from(self, number: int) -> HashedSource:
+        """Give what a stage is made from: the video, with the file of its boxes, or the stage before."""
+        if number == 0:
+            return source_of(self.jobs[0].work, self.entry, self.source)
+        path = self.stages[number - 1].shard_path(self.entry.id)
+        try:
+            return BodyDigest(read_header(path).body_sha256)
+        except FileNotFoundError as error:
+            raise ShardError(str(path), "unreadable", "it is no longer there") from error
+
+    def _make(self, number: int) -> _Made:
+        entry, job, stage, run = self.entry, self.jobs[number], self.stages[number], self.run
+        if isinstance(job.work, DetectionWork):
+            found = detect_video(
+                entry,
+                self.source,
+                job.work,
+                tmp=stage.tmp,
+                recipe_digest=stage.digest,
+                strict=job.strict,
+                allow_partial=job.allow_partial,
+                decoders=run.decoders,
+                on_frames=run.on_frames,
+                check=run.check,
+                effort=run.effort,
+            )
+            return _Made(_shard(entry, stage, found.arrays, found.facts, found.made_from), done=found.done)
+        run.check()
+        made_from = stage_shard(self.stages[number - 1], entry.id)
+        notes: list[str] = []
+        if isinstance(job.work, LinkWork):
+            arrays, notes = _link(entry, job.work, made_from)
+        else:
+            arrays = _regions(entry, job, job.work, made_from, self.source, run)
+        facts = {name: made_from.facts[name] for name in ("video", "source_sha256", "categories", "stride")}
+        facts |= _own_facts(job)
+        return _Made(_shard(entry, stage, arrays, facts, made_from.header.body_sha256), notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A shard to publish, what a person should know of it, and what is to be done once it stands."""
+
+    shard: bytes
+    notes: Sequence[str] = ()
+    done: Callable[[], None] = lambda: None
+
+
+def stage_shard(stage: StageSet, identifier: str) -> StageShard:
+    """Read a shard that must be there. Raises `ShardError` if it is damaged or gone."""
+    try:
+        return stage.open(identifier)
+    except KeyError as error:
+        raise ShardError(str(stage.shard_path(identifier)), "unreadable", "it is no longer there") from error
+
+
+def source_of(work: DetectionWork | LinkWork | FeatureWork, entry: Entry, source: Source) -> HashedSource:
+    """Give what detections are made from: the video, and the file of another detector where they come from one."""
+    if isinstance(work, DetectionWork) and work.files is not None:
+        return BodyDigest(work.files.source_sha256(entry.id, source.sha256()))
+    return source
 
 
 def _own_facts(job: StageJob) -> dict[str, Any]:
@@ -290,7 +325,8 @@ def _regions(
             entry,
             run.decoders,
             strict=job.strict,
-            allow_partial=job.allow_partial,
+            # What was accepted before is accepted again: its tubes end where it did.
+            allow_partial=job.allow_partial or video.partial,
             on_frames=run.on_frames,
             check=run.check,
             effort=run.effort,
@@ -300,7 +336,7 @@ def _regions(
             run.effort.network_busy += time.perf_counter() - began
         instances = stream.finish()
     except UsageError as error:
-        raise VideoError("VIDEO_UNREADABLE", str(entry.path), str(error)) from error
+        raise VideoError("TUBES_WITHOUT_REGIONS", str(entry.path), str(error)) from error
     source.check_unchanged()
     return instance_arrays(places, instances)
 

@@ -64,6 +64,9 @@ def _frames(outline: StageOutline) -> int:
 
 
 def info_stage(stage: StageSet, *, as_json: bool) -> None:
+    from ...features.recipe import Recipe
+    from ..prose import prose
+
     summary = stage_summary(stage)
     if as_json:
         print_json({**summary, "digest": stage.digest, "recipe": stage.recipe.to_mapping(), "path": str(stage.path)})
@@ -71,7 +74,12 @@ def info_stage(stage: StageSet, *, as_json: bool) -> None:
     what = _PLURAL[_COUNTED[stage.kind]]
     click.echo(stage.name)
     click.echo(f"  holds    {stage.kind} of {summary['videos']} videos: {summary[what]} {what}")
-    for name, value in sorted(stage.recipe.settings.items()):
+    settings = dict(stage.recipe.settings)
+    if "network" in settings:
+        recipe = Recipe.from_mapping(settings.pop("network"))
+        click.echo(f"  network  {prose(recipe)}")
+        click.echo(f"  weights  {stage.weights_name or 'not of the table'}, sha256 {recipe.weights}")
+    for name, value in sorted({**settings, **settings.pop("regions", {})}.items()):
         if value is not None and not isinstance(value, dict):
             click.echo(f"  {name.replace('_', ' '):<24} {value}")
     click.echo(f"  digest   {stage.digest}")
@@ -152,7 +160,7 @@ def _describe_tubes(tubes: Any, names: dict[int, str], width: int, height: int) 
     num_frames = sum(map(len, tubes))
     share = found.num_interpolated / num_frames if num_frames else 0.0
     facts |= {
-        "detections": found.num_boxes,
+        "detections_in_tubes": found.num_boxes,
         "frames_of_tubes": num_frames,
         "interpolated": f"{share:.1%}",
         "largest_union_of_frame": f"{found.max_union_area_fraction:.1%}",

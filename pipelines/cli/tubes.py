@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
+from click.core import ParameterSource
 
 from ...detectors.detector import DEFAULT_SCORE_THRESHOLD
 from ...errors import UsageError, VadxError
@@ -44,7 +46,9 @@ _DEFAULT_NETWORK = "c3d"
 @click.option("--min-size", type=click.IntRange(min=1), help="The shorter side frames are resized to for the detector.")
 @click.option("--proposals", type=click.IntRange(min=1), help="Regions that Faster R-CNN looks at.")
 @click.option("--weights", help="The detector's: a name of `vadx weights ls`, a file, or random[:SEED].")
-@click.option("--format", help="Of --detections: mot, coco or csv.  [default: by the file's ending]")
+@click.option(
+    "--format", type=click.Choice(["mot", "coco", "csv"]), help="Of --detections.  [default: by the file's ending]"
+)
 @click.option("--first-frame", type=int, help="What the file of --detections calls the first frame.")
 @click.option("--images", type=click.Path(path_type=Path), help="COCO's images with their frames, for --detections.")
 @click.option("--eta", type=float, default=2.0, help="Weight of the overlap in a link's score; the paper's eta.")
@@ -113,16 +117,33 @@ def tubes(ctx: click.Context, /, **options: Any) -> int:
     from ..tube_detection import DetectionFiles
 
     check_context(ctx)
+    _check_together(ctx, options)
     found = find_videos(options["inputs"], root=options["root"])
     plans = _plans(options)
     files = getattr(plans[0].work, "files", None)
     if isinstance(files, DetectionFiles) and not files.path.is_dir() and len(found.entries) > 1:
         msg = f"--detections {files.path} is of one video, and there are {len(found.entries)}: give a folder of files"
         raise UsageError(msg)
-    targets = _pictures(options, len(found.entries))
+    targets = _pictures(options, found)
     if options["dry_run"]:
         return _dry_run(found, plans, options)
     return _run(found, plans, options, targets)
+
+
+_DETECTORS_OWN = ("detector", "weights", "classes", "group", "min_size", "proposals", "det_score", "precision", "batch")
+_FILES_OWN = ("format", "first_frame", "images")
+
+
+def _check_together(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Raise `UsageError` for an option that would say nothing beside the others."""
+    has_files = options["detections"] is not None
+    for name in _DETECTORS_OWN if has_files else _FILES_OWN:
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            what = "a detector's: leave it out beside --detections" if has_files else "for files: give --detections too"
+            hint = ", and give --link-score" if name == "det_score" else ""
+            msg = f"{option} is {what}{hint}"
+            raise UsageError(msg)
 
 
 def _plans(options: dict[str, Any]) -> list[StagePlan]:
@@ -184,12 +205,13 @@ def _dry_run(found: Inputs, plans: Sequence[StagePlan], options: dict[str, Any])
 
     from ...features.keys import as_text
     from ..progress import printable
+    from ..run import DryRunLine
     from ..tube_dry_run import would_do
 
     flags = {name: options[name] for name in _FLAGS}
-    for entry in found.colliding:
-        click.echo(f"failed        {printable(entry.id)}  (KEY_COLLISION)")
-    for plan, line in would_do(found.entries, plans, options["out"], flags):
+    collisions = [DryRunLine(e.id, as_text(str(e.path)), "failed", "KEY_COLLISION") for e in found.colliding]
+    lines = would_do(found.entries, plans, options["out"], flags)
+    for plan, line in itertools.chain(((plans[0], line) for line in collisions), lines):
         if options["as_json"]:
             event = {"event": "plan", "stage": plan.recipe.kind, **msgspec.to_builtins(line)}
             click.echo(msgspec.json.encode(event).decode())
@@ -269,22 +291,35 @@ def _report(runs: Sequence[JobRun]) -> None:
         held = "".join(f", {number} {what}" for what, number in sums.items())
         say(f"{run.job.set_path.name}: {counts(run.tally)}{held}")
     if any(run.tally.failed for run in runs):
-        say(f"exit 3; details: {runs[0].log.path}; retry: the same command with --retry-failed")
+        kept = any(outcome.status == "failed" and not outcome.retriable for outcome in runs[0].tally.outcomes)
+        again = "the same command with --retry-failed" if kept else "the same command"
+        say(f"exit 3; details: {runs[0].log.path}; retry: {again}")
     click.echo(str(runs[-1].job.set_path))
 
 
-def _pictures(options: dict[str, Any], num_videos: int) -> dict[str, Path]:
+_ENDINGS = {"overlay": ".mp4", "sheet": ".png"}
+
+
+def _pictures(options: dict[str, Any], found: Inputs) -> dict[str, Path]:
     """Give what pictures are wanted, and where. Raises `UsageError` before any work if they cannot be made."""
-    targets = {name: options[name] for name in ("overlay", "sheet") if options[name] is not None}
+    targets = {name: options[name] for name in _ENDINGS if options[name] is not None}
     for name, path in targets.items():
         if options["stage"] == "detect":
             msg = f"--{name} draws tubes: leave --stage detect out"
             raise UsageError(msg)
-        if num_videos > 1 and not path.is_dir():
-            msg = f"--{name} {path} is one file, and there are {num_videos} videos: give a folder that is there"
+        if path.is_dir():
+            continue
+        if len(found.entries) > 1:
+            msg = f"--{name} {path} is one file, and there are {len(found.entries)} videos: give a folder that is there"
             raise UsageError(msg)
-        if num_videos == 1 and not path.parent.is_dir():
+        if path.suffix != _ENDINGS[name]:
+            msg = f"--{name} {path}: give a folder that is there, or a file that ends in {_ENDINGS[name]}"
+            raise UsageError(msg)
+        if not path.parent.is_dir():
             msg = f"--{name} {path}: there is no folder {path.parent}: make it first, mkdir -p {path.parent}"
+            raise UsageError(msg)
+        if any(path.exists() and entry.path.exists() and path.samefile(entry.path) for entry in found.entries):
+            msg = f"--{name} {path} is the video itself, which would be gone: give another file"
             raise UsageError(msg)
     return targets
 

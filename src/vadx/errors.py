@@ -94,6 +94,11 @@ CODES: Mapping[str, CodeInfo] = MappingProxyType(
             "too many boxes hang together to be linked at once",
             "link fewer boxes with --link-score 0.5, or allow more with --max-open-boxes", retriable=True,
         ),
+        "TUBES_WITHOUT_REGIONS": CodeInfo(
+            "its tubes cannot be cut out of its frames",
+            "leave the features out with --stage link, or convert it to one picture size with ffmpeg first",
+            retriable=True,
+        ),
         "KEY_COLLISION": CodeInfo("another video has the same id", "rename one of them, or give --root"),
         "FEATURE_NONFINITE": CodeInfo(
             "the network returned NaN or infinity", "repeat with --precision fp32 --retry-failed"

@@ -128,6 +128,88 @@ def test_a_damaged_stage_is_made_again_and_the_next_one_is_current(tmp_path: Pat
     assert path.read_bytes() == whole
 
 
+@pytest.mark.parametrize("kind", ["detections", "tubes"])
+def test_a_rotten_body_is_found_when_it_is_read_and_made_again(
+    tmp_path: Path, vadx_here: Vadx, kind: str, tiny: Any
+) -> None:
+    for name in ("a", "b"):
+        make_video(tmp_path / "v" / f"{name}.mp4", num_frames=24)
+    vadx_here(*LINKED, "v", "--out", "store")
+    path = stage_of(tmp_path / "store", kind).shard_path("a")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:600] + bytes(len(whole) - 600))
+    # Only what has to read it can know.
+    ran = vadx_here(*WHOLE, "v", "--max-gap", "1", "--out", "store")
+    assert ran.code == 0, ran.err
+    assert (path.read_bytes() == whole) == (kind == "detections")
+    ran = vadx_here(*WHOLE, "v", "--out", "store")
+    assert ran.code == 0, ran.err
+    assert path.read_bytes() == whole
+    assert tiny.num_seen == (72 if kind == "detections" else 48)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_clips_that_are_wanted_are_another_set(tmp_path: Path, vadx_here: Vadx) -> None:
+    make_video(tmp_path / "a.mp4", num_frames=24)
+    vadx_here(*WHOLE, "a.mp4", "--out", "store")
+    vadx_here(*WHOLE, "a.mp4", "--out", "store", "--keep-clips")
+    stages = [s for s in Store(tmp_path / "store").all_sets() if isinstance(s, StageSet) and s.kind == "tube-features"]
+    kept = {stage.recipe.settings.get("keep_clips", False): stage.open("a").arrays for stage in stages}
+    assert set(kept) == {True, False}
+    assert "region_clips" not in kept[False]
+    np.testing.assert_array_equal(kept[True]["region"], kept[False]["region"])
+    first = kept[True]["region_clips"][: kept[True]["clip_offset"][1]]
+    np.testing.assert_allclose(first.mean(axis=0), kept[True]["region"][0], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_video_is_never_drawn_over(tmp_path: Path, vadx_here: Vadx) -> None:
+    make_video(tmp_path / "v" / "a" / "b.mp4", num_frames=24)
+    make_video(tmp_path / "v" / "a-b.mp4", num_frames=24)
+    videos = {path: path.read_bytes() for path in (tmp_path / "v").rglob("*.mp4")}
+    ran = vadx_here(*LINKED, "v/a-b.mp4", "--out", "store", "--overlay", "v/a-b.mp4")
+    assert ran.code == 2
+    assert "is the video itself" in ran.err
+    ran = vadx_here(*LINKED, "v", "--out", "store", "--overlay", "v", "--sheet", "v")
+    assert ran.code == 0, ran.err
+    assert {path: path.read_bytes() for path in videos} == videos
+    drawn = sorted(path.relative_to(tmp_path / "v").as_posix() for path in (tmp_path / "v").rglob("*.tubes.*"))
+    assert drawn == ["a-b.tubes.mp4", "a-b.tubes.png", "a/b.tubes.mp4", "a/b.tubes.png"]
+
+
+def test_a_file_of_boxes_that_changes_meanwhile_is_told(
+    tmp_path: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vadx.pipelines import tube_detection
+
+    make_video(tmp_path / "a.mp4", num_frames=24)
+    (tmp_path / "d.csv").write_text("frame,x1,y1,x2,y2\n0,1,1,9,9\n")
+    command = ("tubes", "--detections", "d.csv", "--stage", "link", "a.mp4", "--out", "store")
+    read = tube_detection.DetectionFiles.read
+
+    def changing(self: Any, identifier: str, stride: int) -> Any:
+        found = read(self, identifier, stride)
+        (tmp_path / "d.csv").write_text("frame,x1,y1,x2,y2\n0,2,2,9,9\n")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tube_detection.DetectionFiles, "read", changing)
+        ran = vadx_here(*command)
+    assert ran.code == 3
+    assert "changed while it was read" in ran.err
+    assert vadx_here(*command).code == 0
+    assert detections_of(stage_of(tmp_path / "store", "detections").open("a")).boxes[0, 0] == 2
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_dry_run_with_equal_ids_stays_json(tmp_path: Path, vadx_here: Vadx) -> None:
+    for name in ("x.mp4", "x.avi"):
+        make_video(tmp_path / "v" / name, num_frames=8)
+    ran = vadx_here(*LINKED, "v", "--out", "store", "-n", "--json")
+    assert [event["reason"] for event in events(ran)] == ["KEY_COLLISION", "KEY_COLLISION"]
+    assert vadx_here(*LINKED, "v", "--out", "store", "-n", "-q").out == ""
+
+
 @pytest.mark.usefixtures("tiny")
 def test_a_broken_video_fails_once_and_the_rest_goes_on(tmp_path: Path, vadx_here: Vadx) -> None:
     (tmp_path / "videos").mkdir()
@@ -298,6 +380,10 @@ def test_seeds_below_a_score_begin_no_tube(tmp_path: Path, vadx_here: Vadx) -> N
         (("--iou", "1.5"), "iou_threshold"),
         (("--group", "cars"), "--group is NAME=CLASS"),
         (("--classes", "unicorn"), "unicorn"),
+        (("--group", "a=car", "--group", "a=person"), "given twice"),
+        (("--overlay", "o.avi"), "ends in .mp4"),
+        (("--first-frame", "1"), "give --detections too"),
+        (("--detections", "nowhere.csv"), "leave it out beside --detections"),
     ],
 )
 @pytest.mark.usefixtures("tiny")
@@ -308,6 +394,14 @@ def test_what_cannot_be_meant_is_refused_before_any_work(
     ran = vadx_here(*LINKED, "a.mp4", "--out", "store", *arguments)
     assert ran.code == 2
     assert words in ran.err
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_file_that_is_not_there_is_refused_before_any_work(tmp_path: Path, vadx_here: Vadx) -> None:
+    make_video(tmp_path / "a.mp4", num_frames=8)
+    ran = vadx_here("tubes", "--detections", "nowhere.csv", "--stage", "link", "a.mp4", "--out", "store")
+    assert ran.code == 2
+    assert "--detections nowhere.csv: there is no such file" in ran.err
     assert not (tmp_path / "store").exists()
 
 
