@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vadx.errors import UsageError
 from vadx.pipelines.methods import Batch
+from vadx.pipelines.methods.deepmil import paired_hinge
 from vadx.pipelines.methods.wsal import (
     BLOCK_COLOURS,
     NOISES,
@@ -29,7 +30,6 @@ from vadx.pipelines.methods.wsal import (
     location_loss,
     noise_loss,
     noise_plan,
-    paired_hinge,
     score_max,
     score_range,
     second_order_variation,
@@ -226,7 +226,8 @@ def test_the_whole_loss_of_the_paper() -> None:
 
     def joint(features: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         scores, encoded = by_hand(network, features)
-        return (scores + eq6(encoded)) / 2
+        both: np.ndarray[Any, Any] = (scores + eq6(encoded)) / 2
+        return both
 
     expected["noise"] = 2.0 / 2 * sum((joint(bag) ** 2).sum() for bag in bags.more["noisy"][:2, :, 0].numpy())
     features, mask = bags.features[:, :, 0], bags.mask
