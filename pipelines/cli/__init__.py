@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "export",
     "ls": "stores",
     "info": "stores",
+    "diff": "diff",
     "verify": "stores",
     "gc": "stores",
     "probe": "machine",
