@@ -224,6 +224,13 @@ METHODS: Mapping[str, MethodSpec] = MappingProxyType(
                 meaning="the most abnormal segment of an anomalous video ranks above that of a normal one",
                 source="Sultani et al. 2018",
             ),
+            MethodSpec(
+                name="rtfm",
+                module="rtfm",
+                method="Rtfm",
+                meaning="the features of the most abnormal segments are longer than those of normal ones",
+                source="Tian et al. 2021",
+            ),
         )
     }
 )
