@@ -1,4 +1,4 @@
-"""CSL-TAL: each equation on numbers worked out by hand, where paper and code differ, and padding that changes nothing."""
+"""CSL-TAL: each equation on numbers worked out by hand, where paper and code differ, and padding, which alters none."""
 
 from __future__ import annotations
 
