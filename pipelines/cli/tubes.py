@@ -100,6 +100,30 @@ _DEFAULT_NETWORK = "c3d"
 @click.option("--quiet", "-q", is_flag=True, help="Print only the ids of the videos that were stored.")
 @click.option("--verbose", "-v", is_flag=True, help="Print a line for every stage of every video.")
 @click.pass_context
+@click.option_panel(
+    "Detection",
+    options=[
+        *("--detector", "--stride", "--det-score", "--classes", "--group", "--min-size", "--proposals", "--weights"),
+        *("--precision", "--batch", "--detections", "--format", "--first-frame", "--images"),
+    ],
+)
+@click.option_panel(
+    "Linking",
+    options=[
+        *("--eta", "--iou", "--min-length-unary", "--min-length-multivariate", "--max-gap", "--link-score"),
+        *("--seed-score", "--closure", "--min-members", "--dedupe", "--agnostic-nms", "--max-open-boxes"),
+        "--link-window",
+    ],
+)
+@click.option_panel(
+    "Features",
+    options=[
+        *("--backbone", "--preset", "--backbone-weights", "--max-tubes", "--rank", "--crop", "--pad", "--square"),
+        *("--remainder", "--global-align", "--keep-clips"),
+    ],
+)
+@click.option_panel("Pictures", options=["--overlay", "--sheet"])
+@click.option_panel("Options")
 def tubes(ctx: click.Context, /, **options: Any) -> int:
     """Find objects, link them into tubes over time, and extract features of the tubes.
 
