@@ -365,7 +365,7 @@ _WINDOWS_AT_ONCE = 512
 
 
 class Lad(Method):
-    """The multi-task network. Its bags are all clips of a video, one row each, of which a window is drawn.
+    """The multi-task network. Its bags are all clips of a video, a row each, padded at the end; a window is drawn.
 
     ``Batch.more`` may hold ``frame_labels (bag, clip, clip_frames)``, of `frame_labels`; without them every frame has
     the label of its video, as UCF-Crime's training videos have in the code. It may hold ``class_index (bag,)``; without
