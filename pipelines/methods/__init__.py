@@ -225,11 +225,53 @@ METHODS: Mapping[str, MethodSpec] = MappingProxyType(
                 source="Sultani et al. 2018",
             ),
             MethodSpec(
+                name="wsal",
+                module="wsal",
+                method="Wsal",
+                meaning="the scores of an anomalous video reach further apart than those of a normal one",
+                source="Lv et al. 2021",
+            ),
+            MethodSpec(
+                name="align",
+                module="align",
+                method="Align",
+                meaning="a video is scored by what it attends to, alike for two draws of its clips",
+                source="Panariello et al. 2022",
+            ),
+            MethodSpec(
+                name="mgpr",
+                module="mgpr",
+                method="Mgpr",
+                meaning="tubes and segments are scored by two branches that guide each other",
+                source="J. Wu et al. 2021",
+            ),
+            MethodSpec(
+                name="lad",
+                module="lad",
+                method="Lad",
+                meaning="the kind of anomaly and a score for every frame are learned together, from labels of frames",
+                source="Wan et al. 2021",
+            ),
+            MethodSpec(
                 name="rtfm",
                 module="rtfm",
                 method="Rtfm",
                 meaning="the features of the most abnormal segments are longer than those of normal ones",
                 source="Tian et al. 2021",
+            ),
+            MethodSpec(
+                name="svm",
+                module="baselines",
+                method="LinearSvm",
+                meaning="a linear SVM of whole videos' mean features",
+                source="Sultani et al. 2018, table 3",
+            ),
+            MethodSpec(
+                name="cibl",
+                module="baselines",
+                method="Cibl",
+                meaning="DeepMIL, with highest and lowest score far apart in anomalous videos and near in others",
+                source="Zhang et al. 2019, abstract",
             ),
         )
     }

@@ -103,6 +103,11 @@ class ScoreNetwork(nn.Module):
         return cast("Tensor", self.layers(features)).squeeze(-1)
 
 
+def crop_mean(features: Tensor) -> Tensor:
+    """Give the mean over crops: ``(..., crop, feature)`` -> ``(..., feature)``, without a copy of one crop."""
+    return features.squeeze(-2) if features.shape[-2] == 1 else features.mean(dim=-2)
+
+
 def bag_maxima(scores: Tensor, mask: Tensor) -> Tensor:
     """Give the highest score of each bag: ``scores`` and ``mask (bag, segment)`` -> ``(bag,)``."""
     return scores.masked_fill(~mask, -torch.inf).amax(dim=1)
@@ -191,22 +196,23 @@ class DeepMil(Method):
 
     def loss(self, network: nn.Module, batch: Batch, phase: str = "all") -> Losses:
         del phase
+        return Losses(self.terms(network, batch, network(crop_mean(batch.features))))
+
+    def terms(self, network: nn.Module, batch: Batch, scores: Tensor) -> dict[str, Tensor]:
+        """Give the terms of the loss of segments' ``scores (bag, segment)``."""
         chosen = self.settings
-        scores = network(batch.features.mean(dim=2))
         maxima = bag_maxima(scores, batch.mask)
         reduce = CONSTRAINTS[chosen.constraints]
         anomalous, mask = scores[batch.anomalous], batch.mask[batch.anomalous]
-        return Losses(
-            {
-                "ranking": RANKINGS[chosen.ranking](maxima[batch.anomalous], maxima[batch.normal]),
-                "smoothness": chosen.smoothness * reduce(smoothness(anomalous, mask)),
-                "sparsity": chosen.sparsity * reduce(sparsity(anomalous, mask)),
-                "weights": chosen.weight_penalty * WEIGHT_NORMS[chosen.weight_norm](network),
-            }
-        )
+        return {
+            "ranking": RANKINGS[chosen.ranking](maxima[batch.anomalous], maxima[batch.normal]),
+            "smoothness": chosen.smoothness * reduce(smoothness(anomalous, mask)),
+            "sparsity": chosen.sparsity * reduce(sparsity(anomalous, mask)),
+            "weights": chosen.weight_penalty * WEIGHT_NORMS[chosen.weight_norm](network),
+        }
 
     def score(self, network: nn.Module, features: Tensor) -> Scores:
-        return Scores(segments=network(features.mean(dim=1)))
+        return Scores(segments=network(crop_mean(features)))
 
     def optimisers(self, network: nn.Module) -> dict[str, Optimizer]:
         chosen = self.settings
