@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -350,6 +352,27 @@ def test_adam_resumes_bit_for_bit_too(tmp_path: Path, bags: TrainingBags) -> Non
         trained(bags, tmp_path / "cut", settings=settings, method=TwoBranches(small(iterations).settings))
     trained(bags, tmp_path / "whole", settings=settings, method=TwoBranches(small(6).settings))
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["deepmil", "wsal", "align", "rtfm", "svm", "cibl"])
+def test_every_method_of_plain_bags_trains_resumes_and_scores(tmp_path: Path, name: str) -> None:
+    bags = TrainingBags(write_separable_bags(tmp_path / "bags.h5", padded=1, crops=2))
+    settings = TrainSettings(checkpoint_every=2, log_every=2)
+    for folder, iterations in (("cut", 2), ("cut", 4), ("whole", 4)):
+        method = find_method(name).make(iterations=iterations, normal_bags=3, anomalous_bags=3)
+        train(name, method, bags, tmp_path / folder, settings=settings)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+    model = read_model(tmp_path / "cut")
+    scores = np.stack([*score_bags(scorer(model.method, model.network), bags.file, range(4)).values()])
+    assert scores.shape == (4, SEGMENTS)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert all(np.isfinite(line["loss"]) for line in lines_of(tmp_path / "cut"))
+
+
+def test_the_table_of_methods_loads_nothing_heavy() -> None:
+    code = "import sys, vadx.pipelines.methods; print(sorted({'torch', 'numpy', 'h5py'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_what_else_a_bag_has_reaches_the_method(tmp_path: Path, bags: TrainingBags) -> None:
