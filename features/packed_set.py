@@ -72,6 +72,7 @@ _HEADER_ATTRIBUTES: Mapping[str, str] = {
 """Attribute of a video's group -> field of the `ShardHeader` that its shard had."""
 
 _CONTENT = "content_sha256"
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 COLUMNS: Mapping[str, np.dtype[Any]] = {
     f.name: Index().listing.rows.dtype[f.name] for f in fields(ShardSummary) if f.name != "id"
 }
@@ -118,6 +119,20 @@ def fixed_text(value: Any) -> Any:
     Other texts lie in a heap that no checksum covers, and HDF5 2.0 reads a heap of zeros for ever.
     """
     return np.bytes_(value.encode()) if isinstance(value, str) else value
+
+
+def means_packed(path: Path) -> bool:
+    """Whether a path is that of a packed file: a file named as HDF5 files are, or that begins like one.
+
+    Another file that happens to be called like a set does not hide it.
+    """
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return path.suffix in (".h5", ".hdf5") or file.read(len(_SIGNATURE)) == _SIGNATURE
+    except OSError:
+        return False
 
 
 class PackedSet(FeatureSet):

@@ -44,8 +44,9 @@ def pack(feature_set: str, store: Path, to: Path | None, check: bool, unpack: bo
 
 def _pack(name: str, store: Path, to: Path | None, *, as_json: bool) -> int:
     from ...features.pack import pack_set
+    from ...features.packed_set import means_packed
 
-    if Path(name).is_file():
+    if means_packed(Path(name)):
         msg = f"{name} is a file; name a set of the store, or make shards of a packed file: vadx pack --unpack {name}"
         raise UsageError(msg)
     report = pack_set(open_set(name, store), to)
@@ -68,8 +69,9 @@ def _pack(name: str, store: Path, to: Path | None, *, as_json: bool) -> int:
 
 def _check(name: str, store: Path, to: Path | None, *, as_json: bool) -> int:
     from ...features.pack import default_path, differences
+    from ...features.packed_set import means_packed
 
-    if Path(name).is_file():
+    if means_packed(Path(name)):
         if to is not None:
             msg = f"{name} is a file, compared with itself; to compare it with a set: vadx pack SET --to {name} --check"
             raise UsageError(msg)

@@ -29,7 +29,7 @@ from vadx.features import packed_set as packed_module
 from vadx.features.keys import key_of
 from vadx.features.pack import default_path, differences, pack_set, unpack, unpack_set
 from vadx.features.pack_writer import write_in_child
-from vadx.features.packed_set import PACKED_VERSION, PackedSet, group_parts
+from vadx.features.packed_set import PACKED_VERSION, PackedSet, group_parts, means_packed
 from vadx.features.shard import HEADER_BYTES, open_shard
 from vadx.features.shard_set import FailureRecord
 from vadx.features.spool import ClipSpool
@@ -535,6 +535,14 @@ class TestStrangeFiles:
             found += not intact
         # Most bytes of this small file are data, tables or headers; the rest is room that nobody reads.
         assert found > 20
+
+
+def test_which_paths_mean_a_packed_file(packed: PackedSet, tmp_path: Path) -> None:
+    renamed = shutil.copy(packed.path, tmp_path / "i3d")
+    (tmp_path / "notes").write_text("i3d")
+    (tmp_path / "broken.h5").write_text("")
+    means = {path: means_packed(tmp_path / path) for path in ("packed.h5", "i3d", "broken.h5", "notes", "none.h5", ".")}
+    assert [path for path, yes in means.items() if yes] == ["packed.h5", renamed.name, "broken.h5"]
 
 
 def state(packed: PackedSet) -> object:

@@ -126,12 +126,12 @@ def test_a_check_that_finds_something_exits_with_4(place: Place, tmp_path: Path)
     [
         (["i3d", "--to", "x.h5", "--unpack"], UsageError, "neither --to nor --check"),
         (["x.h5", "--check", "--unpack"], UsageError, "neither --to nor --check"),
-        (["mine.txt"], UsageError, "mine.txt is a file.*vadx pack --unpack mine.txt"),
-        (["mine.txt", "--check", "--to", "x.h5"], UsageError, "vadx pack SET --to mine.txt --check"),
+        (["mine.h5"], UsageError, "mine.h5 is a file.*vadx pack --unpack mine.h5"),
+        (["mine.h5", "--check", "--to", "x.h5"], UsageError, "vadx pack SET --to mine.h5 --check"),
+        (["mine.h5", "--check"], StoreError, "not a packed feature set"),
         (["mine.txt", "--unpack"], StoreError, "not a packed feature set"),
         (["none.h5", "--unpack"], StoreError, "there is no such file"),
         (["i3d", "--check"], StoreError, "there is no such file"),
-        (["c3d"], UsageError, "fits no feature set"),
         (["i3d", "--to", "mine.txt"], UsageError, "mine.txt holds no packed feature set.*stays as it is"),
         (["empty"], NoInputError, "holds no video to pack"),
     ],
@@ -139,9 +139,11 @@ def test_a_check_that_finds_something_exits_with_4(place: Place, tmp_path: Path)
 def test_what_cannot_be_meant_is_refused(
     place: Place, tmp_path: Path, arguments: list[str], error: type[Exception], message: str
 ) -> None:
-    (tmp_path / "mine.txt").write_text("my own work")
+    for name in ("mine.txt", "mine.h5", "rtfm"):
+        (tmp_path / name).write_text("my own work")
     Store(place.store).create(make_recipe(32), slug="empty")
     with pytest.raises(error, match=message):
         place.run(*arguments)
     assert (tmp_path / "mine.txt").read_text() == "my own work"
+    assert place.run("rtfm")[0] == 0
     assert not (tmp_path / "other").exists()
