@@ -30,6 +30,6 @@ def write_separable_bags(
         features[SEGMENTS - padded :] = 0
         frames = np.stack([edges[:-1], edges[1:]], axis=1).astype(np.int64)
         bags.append(Bag(id=f"{'ab' if label else 'no'}/v{number:03d}", features=features, frames=frames,
-                        num_frames=16 * SEGMENTS, label=label, class_name="Moved" if label else ""))  # fmt: skip
+                        num_frames=16 * SEGMENTS, label=label, class_name="Fighting" if label else ""))  # fmt: skip
     write_bags(path, bags, rule="sultani", recipe_digest=DIGEST)
     return BagFile(path)
