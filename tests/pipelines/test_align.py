@@ -277,6 +277,11 @@ def test_padding_changes_nothing(reduction: str) -> None:
     for name, part in method.loss(network, bags).parts.items():
         longer = method.loss(network, Batch(features, bags.labels, mask, seed=3)).parts[name]
         assert longer.item() == pytest.approx(part.item(), abs=CLOSE), name
+    attention, logits = network(bags.features[:, :, 0], bags.mask)
+    more_attention, same_logits = network(features[:, :, 0], mask)
+    torch.testing.assert_close(same_logits, logits, atol=CLOSE, rtol=0)
+    torch.testing.assert_close(more_attention[:, :11], attention, atol=CLOSE, rtol=0)
+    assert not more_attention[~mask].any()
 
 
 def test_each_crop_is_a_sample() -> None:
