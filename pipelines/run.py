@@ -142,9 +142,9 @@ def run_videos(
     num_decoders: int = 0,
     effort: Effort | None = None,
     emit: Callable[[bytes], Any] = lambda _line: None,
-    process: Process = process_videos,
+    process: Process | None = None,
 ) -> None:
-    """Do what every video still needs, as ``process`` does it: an outcome a job for each video.
+    """Do what every video still needs, as ``process``, by default `process_videos`, does it: an outcome a job for each.
 
     The tallies of ``runs`` hold what became of the videos, also if the run is stopped. ``limit`` ends the run after so
     many videos that had to be worked on. ``emit`` is given every event as one line of JSON; with several sets a
@@ -170,7 +170,7 @@ def run_videos(
         try:
             jobs = [run.job for run in runs]
             for outcomes in _outcomes(
-                entries, colliding, jobs, hints, display, stop, limit, num_decoders, effort, process
+                entries, colliding, jobs, hints, display, stop, limit, num_decoders, effort, process or process_videos
             ):
                 for run, outcome in zip(runs, outcomes, strict=True):
                     run.tally.outcomes.append(outcome)
