@@ -90,6 +90,12 @@ class TrainSettings:
         if min(self.checkpoint_every, self.log_every) < 1 or min(self.seed, self.patience) < 0:
             msg = f"counts of iterations are 1 or more, seed and patience 0 or more; got {self}; give such numbers"
             raise UsageError(msg)
+        try:
+            torch.empty(0, device=self.device)
+        # Without CUDA built in, torch raises AssertionError.
+        except (RuntimeError, AssertionError) as error:
+            msg = f"the device {self.device!r} cannot be used ({str(error).splitlines()[0]}); give cpu, or one that can"
+            raise UsageError(msg) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,6 +278,31 @@ def test_padding_is_seen_from_empty_spans_and_scores_nothing(tmp_path: Path) -> 
     assert (scores[:-3] > 0).all()
 
 
+@pytest.mark.parametrize("num_kept", [0, 2, 100])
+def test_bags_are_read_once_where_there_is_room_and_are_the_same_always(
+    tmp_path: Path, num_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_separable_bags(tmp_path / "bags.h5", 8)
+    everything, asked, read = file.read_all(), [], BagFile.read
+    bags = TrainingBags(file, memory_bytes=num_kept * everything[0].nbytes)
+
+    def noting(self: BagFile, numbers: Any) -> Any:
+        asked.extend(numbers)
+        return read(self, numbers)
+
+    monkeypatch.setattr(BagFile, "read", noting)
+    for numbers in ([0, 1, 2], [2, 1, 3, 1], [3, 0]):
+        batch = bags.batch(np.array(numbers), 0, "cpu")
+        assert np.array_equal(batch.features.numpy(), everything[numbers])
+        batch.features.zero_()
+    assert asked == {0: [0, 1, 2, 1, 2, 3, 0, 3], 2: [0, 1, 2, 2, 3, 3], 100: [0, 1, 2, 3]}[num_kept]
+
+
+def test_a_device_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"the device 'abacus' cannot be used .*give cpu"):
+        TrainSettings(device="abacus")
+
+
 def test_in_a_pass_each_bag_comes_once() -> None:
     drawn = np.concatenate([drawn_bags(3, 1, 10, 4, iteration) for iteration in range(5)])
     assert Counter(drawn.tolist()) == dict.fromkeys(range(10), 2)
