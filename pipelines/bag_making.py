@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..features.store import FeatureSet
 
 _FOLDER = "bags"
-"""Where in a feature set bags are kept unless another place is named."""
+"""Where in a feature set, or beside a packed one, bags are kept unless another place is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,9 @@ def parse_crop_pool(text: str) -> CropPool:
 def bags_path(feature_set: FeatureSet, choice: BagChoice, manifest: Manifest | None) -> Path:
     """Give the place in a feature set where bags of this choice are kept."""
     labels = "" if manifest is None else f"-{_labels_digest(manifest)[:8]}"
-    return feature_set.path / _FOLDER / f"{choice.slug}{labels}.h5"
+    path = feature_set.path
+    folder = path / _FOLDER if path.is_dir() else path.with_name(f"{path.stem}-{_FOLDER}")
+    return folder / f"{choice.slug}{labels}.h5"
 
 
 def ensure_bags(

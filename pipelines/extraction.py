@@ -321,13 +321,14 @@ class InFlight:
             wait_for([one.results for one in self._storing], _POLL_SECONDS, FIRST_COMPLETED)
         self._effort.waited_for_files += time.perf_counter() - began
         refused: StoreWriteError | None = None
-        for one in [one for one in self._storing if one.results.done()]:
+        while one := next((one for one in self._storing if one.results.done() or refused), None):
             self._storing.remove(one)
             try:
                 settled = one.results.result()
             except StoreWriteError as error:
-                # What the other threads have stored meanwhile is told all the same.
+                # What the other threads store meanwhile is told all the same, but for a hash nobody waits.
                 refused = refused or error
+                self.forget_hashing()
                 continue
             finally:
                 one.stack.close()

@@ -27,6 +27,7 @@ COMMANDS = {
     "ls": "stores",
     "info": "stores",
     "diff": "diff",
+    "pack": "pack",
     "verify": "stores",
     "gc": "stores",
     "probe": "machine",

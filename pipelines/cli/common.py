@@ -76,9 +76,12 @@ def open_set(name: str, store: Path) -> FeatureSet:
     UsageError
         if it means none or several.
     """
+    from ...features.packed_set import PackedSet, means_packed
     from ...features.store import FeatureSet
 
     path = Path(name)
+    if means_packed(path):
+        return PackedSet(path)
     if (path / "recipe.json").is_file():
         return FeatureSet(path)
     opened = open_store(store)
@@ -105,9 +108,12 @@ def _sets_of_preset(store: Store, name: str) -> list[FeatureSet]:
 
 def open_any_set(name: str, store: Path) -> FeatureSet | StageSet:
     """Open the set that a name means, of whatever kind. As `open_set`."""
+    from ...features.packed_set import PackedSet, means_packed
     from ...features.store import open_shard_set
 
     path = Path(name)
+    if means_packed(path):
+        return PackedSet(path)
     if (path / "recipe.json").is_file():
         return open_shard_set(path)
     try:

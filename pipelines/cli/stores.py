@@ -276,10 +276,14 @@ def gc(feature_set: str | None, store: Path, as_json: bool, older_than: float, y
 
     A file younger than --older-than may belong to a run that is going on, here or on another machine, and stays.
     """
+    from ...features.packed_set import PackedSet
     from ..sweep import find_leftovers, sweep
 
     rows = []
     for item in choose_sets(feature_set, store):
+        if isinstance(item, PackedSet):
+            msg = f"{item.path} is a packed file, in which nothing is left behind; name a set of the store: vadx gc SET"
+            raise UsageError(msg)
         for leftover in find_leftovers(item, time.time() - older_than * 3600):
             swept = yes and leftover.may_go and sweep(item, leftover)
             rows.append({**leftover.row(), "swept": swept})

@@ -165,3 +165,13 @@ def test_workers_read_for_themselves(made: Path, start: str) -> None:
     np.testing.assert_array_equal(torch.cat([batch["features"] for batch in batches]).numpy(), dataset.file.read_all())
     again = pickle.loads(pickle.dumps(dataset))  # noqa: S301  # what was just pickled here
     assert again[2]["id"] == dataset[2]["id"]
+
+
+def test_a_packed_file_stands_for_its_set(store: Path, vadx_here: Vadx, tmp_path: Path) -> None:
+    assert vadx_here("pack", "tiny", "--store", store, "--to", "tiny.h5").code == 0
+    assert vadx_here("ls", "tiny.h5", "-q").out == vadx_here("ls", "tiny", "--store", store, "-q").out
+    for source in (("tiny", "--store", store), ("tiny.h5",)):
+        assert vadx_here("bags", *source, "--rule", "rtfm", "--to", f"{len(source)}.h5").code == 0
+    assert (tmp_path / "1.h5").read_bytes() == (tmp_path / "3.h5").read_bytes()
+    assert vadx_here("bags", "tiny.h5", "--rule", "rtfm").out.strip().endswith("tiny-bags/rtfm-keep.h5")
+    assert vadx_here("gc", "tiny.h5", "--yes").code == 2
