@@ -230,8 +230,12 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_place_that_takes_no_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "out.mp4").mkdir()
-    for path in (tmp_path / "out.mp4", Path("/proc/self/out.mp4")):
-        with pytest.raises(UsageError, match="name a place where you may write"):
+    places = {
+        tmp_path / "out.mp4": "is no regular file",
+        Path("/proc/self/out.mp4"): "name a place where you may write",
+    }
+    for path, words in places.items():
+        with pytest.raises(UsageError, match=words):
             write_overlay(path, blocks(black(3), [0, 1, 2]), [], fps=25)
     assert left_in(tmp_path) == ["out.mp4"]
 
