@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,12 +255,10 @@ def source_of(work: DetectionWork | LinkWork | FeatureWork, entry: Entry, source
 
 
 def _own_facts(job: StageJob) -> dict[str, Any]:
-    from .job import software_versions
+    from .job import engines_for, software_versions
 
     if not isinstance(job.work, FeatureWork):
         return {}
-    from .job import engines_for
-
     (engine,) = engines_for([job.work.job])
     return {"provenance": {**engine.provenance, **software_versions(job.work.job.recipe)}}
 
@@ -285,8 +283,10 @@ def _link(entry: Entry, work: LinkWork, made_from: StageShard) -> tuple[dict[str
     kept = rank_tubes(tubes, rule=work.settings.ranking, max_tubes=work.settings.max_tubes)
     notes = tube_findings(tubes, width=video.width, height=video.height).warnings()
     if work.settings.max_gap == 0 and work.window is None:
-        bridged = link_whole(detections, work.settings, max_gap=1, kinds=("unary",)).unary
-        notes += gap_findings(linked.unary, bridged).warnings()
+        # More boxes hang together over gaps; a warning is not worth the video.
+        with suppress(ResourceError):
+            bridged = link_whole(detections, work.settings, max_gap=1, kinds=("unary",)).unary
+            notes += gap_findings(linked.unary, bridged).warnings()
     return tube_arrays(tubes, kept, detections.boxes.dtype), notes
 
 

@@ -14,9 +14,19 @@ from vadx.errors import ResourceError
 from vadx.features.stage_set import StageRecipe
 from vadx.features.stage_shard import LAYOUTS, build_stage_shard
 from vadx.features.store import Store
+from vadx.features.timeline import VideoFacts
 from vadx.pipelines import tube_linking
+from vadx.pipelines.inputs import Entry
 from vadx.pipelines.tube_linking import link_whole
-from vadx.pipelines.tube_shards import ranked, tube_arrays, tubes_of
+from vadx.pipelines.tube_shards import (
+    detection_arrays,
+    detections_of,
+    facts_mapping,
+    ranked,
+    tube_arrays,
+    tubes_of,
+)
+from vadx.pipelines.tubing import LinkWork, _link
 
 SETTINGS = LinkSettings(min_length_unary=3, min_length_multivariate=2)
 
@@ -105,3 +115,26 @@ def test_tubes_survive_their_shard(tmp_path: Path) -> None:
             theirs.max_members,
         )
     np.testing.assert_array_equal(ranked(shard), kept)
+
+
+def test_boxes_that_only_hang_together_over_gaps_cost_a_warning_and_not_the_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A box at every other frame: with a gap they are one chain, without they are apart.
+    frames = np.arange(0, 400, 2)
+    boxes = np.tile(np.float32([1, 1, 9, 9]), (len(frames), 1))
+    counts = np.zeros(400, np.int64)
+    counts[frames] = 1
+    stage = Store(tmp_path).create_stage(StageRecipe("detections", {}), slug="d")
+    arrays = detection_arrays(np.arange(400), counts, boxes, np.ones(200, np.float32), np.ones(200, np.int64))
+    facts = {"video": facts_mapping(VideoFacts(25.0, 400, 16, 16)), "stride": 1}
+    stage.publish("v", build_stage_shard("v", "v", "detections", arrays, facts, stage.digest, "11" * 32), replace=False)
+    work = LinkWork(LinkSettings(min_length_unary=1, min_length_multivariate=1, max_open_boxes=50))
+    found = stage.open("v")
+    with monkeypatch.context() as patch:
+        # As the command does it, a block at a time: within one block nothing is open.
+        patch.setattr(tube_linking, "BLOCK_SAMPLES", 100)
+        with pytest.raises(ResourceError):
+            link_whole(detections_of(found), work.settings, max_gap=1, kinds=("unary",))
+        tubes, _notes = _link(Entry("v", tmp_path / "v.mp4"), work, found)
+    assert (tubes["kind"] == 0).sum() == 200
