@@ -132,43 +132,24 @@ def _block_smoothed(scores: Scores, num_frames: int, *, window: int) -> Scores:
 
 
 def _csltal(scores: Scores, _: int) -> Scores:
-    frames = spline_zoom(scores, CLIP_FRAMES)
+    frames = spline_places(scores, len(scores) * CLIP_FRAMES)
     frames[frames < 0.05] = 0
     return np.minimum(frames, 1)
 
 
-def spline_zoom(values: Scores, factor: int) -> Scores:
-    """Give ``factor`` times as many values on the cubic spline through ``values (n,)``, from the first to the last.
+def spline_places(values: Scores, num_places: int) -> Scores:
+    """Give the cubic spline through ``values (n,)`` at ``num_places``, evenly from the first value to the last.
 
-    That is ``scipy.ndimage.zoom(values, factor, order=3)``; the spline is mirrored about both ends.
+    That is ``scipy.ndimage.zoom(values, num_places / n, order=3)``; the spline is mirrored about both ends.
     """
-    num = len(values)
-    if num == 1:
-        return np.repeat(values, factor)
-    coefficients = _spline_coefficients(values)
-    places = np.arange(num * factor) * ((num - 1) / (num * factor - 1))
-    first = np.minimum(places.astype(np.int64), num - 2)
-    x = places - first
-    weights = [(1 - x) ** 3, 4 - 6 * x**2 + 3 * x**3, 1 + 3 * x + 3 * x**2 - 3 * x**3, x**3]
-    total = np.zeros(num * factor)
-    for offset, weight in zip(range(-1, 3), weights, strict=True):
-        at = np.abs(first + offset)
-        total += weight * coefficients[np.where(at >= num, 2 * (num - 1) - at, at)]
-    return total / 6
+    # Nothing else of this room needs SciPy.
+    from scipy.ndimage import map_coordinates
 
-
-def _spline_coefficients(values: Scores) -> Scores:
-    """Solve ``c[i - 1] + 4 c[i] + c[i + 1] = 6 values[i]`` with ``c[-1] = c[1]`` and ``c[n] = c[n - 2]``, n > 1."""
-    num = len(values)
-    factors, solved = np.zeros(num), np.zeros(num)
-    factors[0], solved[0] = 0.5, 1.5 * values[0]
-    for i in range(1, num):
-        below = 2.0 if i == num - 1 else 1.0
-        pivot = 4 - below * factors[i - 1]
-        factors[i], solved[i] = 1 / pivot, (6 * values[i] - below * solved[i - 1]) / pivot
-    for i in range(num - 2, -1, -1):
-        solved[i] -= factors[i] * solved[i + 1]
-    return solved
+    if len(values) == 1:
+        return np.repeat(values, num_places)
+    places = np.linspace(0, len(values) - 1, num_places)
+    found: Scores = map_coordinates(values, [places], order=3, mode="mirror")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.optim import Adam, Optimizer
 
 from ...errors import UsageError
+from ...features.expansion import spline_places
 from . import Batch, Losses, Method, Scores, Settings, check_choices
 from .deepmil import smoothness, sparsity
 
@@ -312,22 +313,7 @@ def place_scores(scores: ArrayLike, num_places: int, *, spline: bool = False) ->
     at = np.linspace(0, last, num_places)
     if not spline or last < 1:
         return np.interp(at, np.arange(last + 1), values)
-    # (c[i-1] + 4 c[i] + c[i+1]) / 6 = value[i], with c[-1] = c[1] and c[last+1] = c[last-1]: solved from the start,
-    # c[i] + ratios[i] * c[i+1] = solved[i], then back.
-    ratios, solved = np.empty(last + 1), np.empty(last + 1)
-    ratios[0], solved[0] = 0.5, 1.5 * values[0]
-    for i in range(1, last + 1):
-        below = 2 if i == last else 1
-        pivot = 4 - below * ratios[i - 1]
-        ratios[i], solved[i] = 1 / pivot, (6 * values[i] - below * solved[i - 1]) / pivot
-    for i in range(last - 1, -1, -1):
-        solved[i] -= ratios[i] * solved[i + 1]
-    coefficients = np.pad(solved, 1, mode="reflect")
-    cell = np.minimum(at.astype(np.int64), last - 1)
-    t = at - cell
-    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
-    total: NDArray[np.float64] = (weights * coefficients[cell + np.arange(4)[:, np.newaxis]]).sum(axis=0) / 6
-    return total
+    return spline_places(values, num_places)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vadx.errors import UsageError
 from vadx.features.bag_rules import SEGMENTATIONS
 from vadx.features.bags import segment_spans, span_frames
-from vadx.features.expansion import EXPANSIONS, expand_like, expand_scores, spline_zoom
+from vadx.features.expansion import EXPANSIONS, expand_like, expand_scores, spline_places
 
 SCORES = np.random.default_rng(0).random(32)
 
@@ -168,12 +168,13 @@ def test_smoothing_by_hand() -> None:
 
 def test_the_spline_is_that_of_scipy() -> None:
     # scipy.ndimage.zoom(values, factor, order=3) of SciPy 1.17.1, which prints so many digits.
-    assert spline_zoom(np.array([0.2, 0.9, 0.1, 0.6]), 4) == pytest.approx(
+    assert spline_places(np.array([0.2, 0.9, 0.1, 0.6]), 16) == pytest.approx(
         [0.2, 0.27344, 0.44832, 0.65648, 0.82976, 0.9, 0.82128, 0.63664, 0.41136, 0.21072, 0.1, 0.12384, 0.24432,
          0.40288, 0.54096, 0.6], abs=1e-12,
     )  # fmt: skip
-    assert spline_zoom(np.array([0.25, 0.75]), 3) == pytest.approx([0.25, 0.302, 0.426, 0.574, 0.698, 0.75], abs=1e-12)
-    assert spline_zoom(np.array([0.25]), 3).tolist() == [0.25] * 3
+    two = spline_places(np.array([0.25, 0.75]), 6)
+    assert two == pytest.approx([0.25, 0.302, 0.426, 0.574, 0.698, 0.75], abs=1e-12)
+    assert spline_places(np.array([0.25]), 3).tolist() == [0.25] * 3
 
 
 def test_splines_are_cut_off() -> None:
