@@ -22,10 +22,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,7 @@ import h5py
 import numpy as np
 
 from ..errors import ShardError, StoreError, UsageError
+from .process_file import ProcessFile
 from .publish import Published, make_directory, publish_bytes, publish_file
 from .shard import MEMORY_IMAGE_BYTES, checked_dataset
 from .spool import RawSpool
@@ -260,13 +260,12 @@ class BagFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._file: tuple[int, h5py.File] | None = None
+        self._file = ProcessFile(self.path)
         self._frames: NDArray[np.int64] | None = None
-        try:
+        with ExitStack() as on_error:
+            on_error.callback(self.close)
             self._read_tables()
-        except BaseException:
-            self.close()
-            raise
+            on_error.pop_all()
 
     def _read_tables(self) -> None:
         with self._opened() as file:
@@ -308,9 +307,7 @@ class BagFile:
 
     def close(self) -> None:
         """Close the file, which the next read opens again."""
-        if self._file is not None and self._file[0] == os.getpid():
-            self._file[1].close()
-        self._file = None
+        self._file.close()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -377,9 +374,7 @@ class BagFile:
     def _opened(self) -> Iterator[h5py.File]:
         """Give this process's own handle, and turn whatever HDF5 raises into `StoreError`."""
         try:
-            if self._file is None or self._file[0] != os.getpid():
-                self._file = (os.getpid(), h5py.File(self.path, "r", locking=False))
-            yield self._file[1]
+            yield self._file.get()
         except FileNotFoundError as error:
             msg = f"{self.path}: there is no such bags file; check the path"
             raise StoreError(msg) from error

@@ -34,6 +34,8 @@ from .shard import HEADER_BYTES, read_outline
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .shard import ShardOutline
+
 INDEX_VERSION = 2
 _RACY_NS = 2_000_000_000
 """A folder or file that changed this shortly before it was looked at may change again within one clock tick."""
@@ -332,7 +334,11 @@ def _read_shard(path: Path) -> ShardSummary | None:
 
 def summarize(path: Path) -> ShardSummary:
     """Read what a listing shows of a shard. Raises as `features.shard.read_outline`."""
-    outline = read_outline(path)
+    return summary_of(read_outline(path))
+
+
+def summary_of(outline: ShardOutline) -> ShardSummary:
+    """Give what a listing shows of a shard."""
     num_clips, num_crops, dim = outline.shape
     return ShardSummary(
         id=outline.id,

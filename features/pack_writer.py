@@ -18,13 +18,13 @@ import h5py
 import numpy as np
 
 from ..errors import ShardError
+from .index import summary_of
 from .packed_set import (
     FAILURES,
     PACKED_VERSION,
     VIDEOS,
     fixed_text,
     group_parts,
-    summary_of,
     table_columns,
     video_attributes,
 )
@@ -77,7 +77,7 @@ def _write_ordered(order: Mapping[str, Any]) -> None:
                 _give_up(image)
             content = _sound_shard(feature_set, identifier)
             _write_video(file, content)
-            summaries.append(summary_of(content))
+            summaries.append(summary_of(content.outline))
         table = _make_group(file, VIDEOS)
         _write_column(table, "id", _texts(order["ids"]))
         for name, values in table_columns(summaries).items():

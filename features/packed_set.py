@@ -22,12 +22,10 @@ what begins with a single ``%`` at the top, ``%videos`` and ``%failures``, is ne
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, astuple, fields
 from itertools import pairwise
 from pathlib import Path
@@ -37,12 +35,13 @@ import h5py
 import numpy as np
 
 from ..errors import CODES, RecipeError, ShardError, StoreError
-from .index import Hint, Index, Listing, ShardSummary
+from .index import Hint, Index, Listing, ShardSummary, summary_of
 from .keys import key_of
+from .process_file import ProcessFile
 from .recipe import Recipe
-from .shard import HEADER_BYTES, ShardContent, ShardHeader, checked_dataset, image_attributes
+from .shard import ShardContent, ShardHeader, checked_dataset, image_attributes
 from .shard_set import FailureRecord
-from .store import FeatureSet, _neighbours
+from .store import FeatureSet
 from .timeline import ClipFeatures, VideoFacts
 
 if TYPE_CHECKING:
@@ -149,15 +148,14 @@ class PackedSet(FeatureSet):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._file: tuple[int, h5py.File] | None = None
-        try:
+        self._file = ProcessFile(self.path)
+        with ExitStack() as on_error:
+            on_error.callback(self.close)
             with self._opened() as file:
                 self._read_attributes(file)
                 self._listing = self._read_listing(file)
                 self._failures = self._read_failures(file)
-        except BaseException:
-            self.close()
-            raise
+            on_error.pop_all()
 
     def _read_attributes(self, file: h5py.File) -> None:
         if "vadx_packed" not in file.attrs:
@@ -215,9 +213,7 @@ class PackedSet(FeatureSet):
 
     def close(self) -> None:
         """Close the file, which the next read opens again."""
-        if self._file is not None and self._file[0] == os.getpid():
-            self._file[1].close()
-        self._file = None
+        self._file.close()
 
     @property
     def name(self) -> str:
@@ -242,10 +238,7 @@ class PackedSet(FeatureSet):
         Raises as ``self[identifier]``.
         """
         if identifier not in self:
-            near = difflib.get_close_matches(identifier, _neighbours(identifier, self._listing.ids), n=3)
-            hint = f"; similar: {', '.join(near)}" if near else ""
-            msg = f"no video {identifier!r} in {self.path}{hint}"
-            raise KeyError(msg)
+            raise self.missing(identifier)
         with self._opened(identifier) as file:
             group = self._group(file, group_parts(identifier))
             header, attributes = self._header(group, identifier)
@@ -264,7 +257,7 @@ class PackedSet(FeatureSet):
             )
             if check and _content_sha256(identifier, attributes, features) != attributes[_CONTENT]:
                 raise ShardError(str(self.path), "body", "what it holds is not what was packed")
-            if check and summary_of(ShardContent(identifier, features, header)) != self._listing[identifier]:
+            if check and summary_of(ShardContent(identifier, features, header).outline) != self._listing[identifier]:
                 raise ShardError(str(self.path), "body", f"{VIDEOS} does not say what it holds")
         return ShardContent(identifier, features, header)
 
@@ -361,12 +354,10 @@ class PackedSet(FeatureSet):
         """Give this process's own handle. What HDF5 raises becomes `ShardError` of a video, or `StoreError`."""
         cure = f"copy the file again, or pack its set again: vadx pack SET --to {self.path}"
         try:
-            if self._file is None or self._file[0] != os.getpid():
-                if not self.path.is_file():
-                    msg = f"{self.path}: there is no such file; check the path"
-                    raise StoreError(msg)
-                self._file = (os.getpid(), h5py.File(self.path, "r", locking=False))
-            yield self._file[1]
+            if not self._file.is_open and not self.path.is_file():
+                msg = f"{self.path}: there is no such file; check the path"
+                raise StoreError(msg)
+            yield self._file.get()
         except ShardError as error:
             if identifier is not None:
                 raise ShardError(error.path, error.damage, f"{identifier}: {error.evidence}; {cure}") from error
@@ -380,22 +371,6 @@ class PackedSet(FeatureSet):
                 raise ShardError(str(self.path), "structure", evidence) from error
             msg = f"{self.path}: not a packed feature set, or a damaged one; {cure}"
             raise StoreError(msg) from error
-
-
-def summary_of(content: ShardContent) -> ShardSummary:
-    """Give what a listing shows of a shard that was read; as `features.index.summarize`."""
-    features, seconds = content.features, content.features.seconds
-    num_clips, num_crops, dim = features.values.shape
-    return ShardSummary(
-        id=content.id,
-        bytes=content.header.body_bytes + HEADER_BYTES,
-        num_clips=num_clips,
-        num_crops=num_crops,
-        dim=dim,
-        num_frames=features.facts.num_frames_decoded,
-        seconds=float(seconds[-1, 1] - seconds[0, 0]) if num_clips else 0.0,
-        degraded=features.facts.is_degraded,
-    )
 
 
 def table_columns(summaries: list[ShardSummary]) -> dict[str, NDArray[Any]]:

@@ -221,6 +221,12 @@ class ShardContent:
     features: ClipFeatures
     header: ShardHeader
 
+    @property
+    def outline(self) -> ShardOutline:
+        """What a listing needs of it."""
+        features = self.features
+        return ShardOutline(self.id, features.values.shape, _span(features.seconds), features.facts, self.header)
+
 
 def open_shard(path: Path) -> ShardContent:
     """Read a whole shard.
@@ -257,11 +263,14 @@ def read_outline(path: Path) -> ShardOutline:
     with shard_image(path) as file:
         shape = _own_dataset(path, file, "features").shape
         seconds = _own_dataset(path, file, "seconds")
-        span = float(seconds[-1, 1] - seconds[0, 0]) if shape[0] else 0.0
         attributes = dict(file.attrs)
-        outline = ShardOutline(str(attributes["id"]), shape, span, _facts(attributes), header)
+        outline = ShardOutline(str(attributes["id"]), shape, _span(seconds), _facts(attributes), header)
     check_id(path, outline.id, header)
     return outline
+
+
+def _span(seconds: NDArray[np.float64] | h5py.Dataset) -> float:
+    return float(seconds[-1, 1] - seconds[0, 0]) if len(seconds) else 0.0
 
 
 @contextmanager
@@ -443,6 +452,11 @@ def build_shard(identifier: str, key: str, features: ClipFeatures, recipe_digest
             dtype=features.values.dtype.name,
             attributes=attributes,
         )
+    return sealed(image, key, recipe_digest, source_sha256)
+
+
+def sealed(image: io.BytesIO, key: str, recipe_digest: str, source_sha256: str) -> bytes:
+    """Give a shard of an HDF5 image that left `HEADER_BYTES` free at its start: the header goes there."""
     view = image.getbuffer()
     body = view[HEADER_BYTES:]
     header = make_header(len(body), hashlib.sha256(body).hexdigest(), key, recipe_digest, source_sha256)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ import h5py
 import numpy as np
 
 from ..errors import ShardError
-from .shard import HEADER_BYTES, check_id, checked_dataset, make_header, read_header, shard_image
+from .shard import HEADER_BYTES, check_id, checked_dataset, read_header, sealed, shard_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,13 +137,7 @@ def build_stage_shard(
         file.attrs["kind"] = kind
         file.attrs["facts"] = json.dumps(dict(facts), sort_keys=True)
         file.attrs["recipe_digest"] = recipe_digest
-    view = image.getbuffer()
-    body = view[HEADER_BYTES:]
-    header = make_header(len(body), hashlib.sha256(body).hexdigest(), key, recipe_digest, source_sha256)
-    view[:HEADER_BYTES] = header.to_bytes()
-    body.release()
-    view.release()
-    return image.getvalue()
+    return sealed(image, key, recipe_digest, source_sha256)
 
 
 def open_stage_shard(path: Path, kind: str) -> StageShard:

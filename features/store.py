@@ -64,10 +64,13 @@ class FeatureSet(ShardSet, Mapping[str, ClipFeatures]):
         try:
             return open_shard(self.shard_path(identifier)).features
         except FileNotFoundError:
-            near = difflib.get_close_matches(identifier, _neighbours(identifier, self.summaries().ids), n=3)
-            hint = f"; similar: {', '.join(near)}" if near else ""
-            msg = f"no video {identifier!r} in {self.name}{hint}"
-            raise KeyError(msg) from None
+            raise self.missing(identifier) from None
+
+    def missing(self, identifier: str) -> KeyError:
+        """Give the error of an id that is not there, naming similar ones."""
+        near = difflib.get_close_matches(identifier, _neighbours(identifier, self.summaries().ids), n=3)
+        hint = f"; similar: {', '.join(near)}" if near else ""
+        return KeyError(f"no video {identifier!r} in {self.name}{hint}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.summaries())

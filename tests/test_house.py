@@ -117,9 +117,9 @@ def test_only_one_module_opens_videos_and_listed_ones_open_hdf5() -> None:
     }  # all but the first encode
     assert opens["h5py.File"] == {
         "features/bag_file.py",
+        "features/process_file.py",
         "features/layouts/hdf5.py",
         "features/pack_writer.py",
-        "features/packed_set.py",
         "features/shard.py",
         "features/spool.py",
         "features/stage_shard.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,11 +44,10 @@ class _Reserved(io.RawIOBase):
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
         self._at = 0
         self.length = 0
-        try:
+        with ExitStack() as on_error:
+            on_error.callback(os.close, self._file)
             preallocate(self._file, num_bytes)
-        except BaseException:
-            os.close(self._file)
-            raise
+            on_error.pop_all()
 
     def readable(self) -> bool:
         return True

@@ -296,8 +296,8 @@ def test_a_pickled_file_reads_the_same_and_takes_no_handle_along(path: Path) -> 
 
 
 def read_elsewhere(file: BagFile, queue: Any) -> None:
-    inherited = file._file
-    queue.put((os.getpid(), [bag.features.sum() for bag in file], inherited is not file._file))
+    inherited = file._file._opened
+    queue.put((os.getpid(), [bag.features.sum() for bag in file], inherited is not file._file._opened))
 
 
 def test_a_forked_process_opens_the_file_for_itself(path: Path) -> None:

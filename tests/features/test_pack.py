@@ -222,9 +222,9 @@ class TestReading:
         np.testing.assert_array_equal(again["a"].values, expected)
         child = os.fork()
         if child == 0:
-            shared = packed._file
+            shared = packed._file._opened
             same = np.array_equal(packed["a"].values, expected)
-            os._exit(0 if same and packed._file != shared else 1)
+            os._exit(0 if same and packed._file._opened != shared else 1)
         assert os.waitpid(child, 0)[1] == 0
         packed.close()
         np.testing.assert_array_equal(packed["a"].values, expected)
