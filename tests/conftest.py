@@ -46,6 +46,13 @@ def one_engine() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Start every test from one state of torch's generator: what a test draws must not rest on those before it."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(0)
+
+
 @pytest.fixture
 def vadx(tmp_path: Path) -> Callable[..., Ran]:
     """Run the command line in a process of its own, in ``tmp_path``."""
