@@ -38,6 +38,29 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(function)
 
 
+def run_options(*, force: str, verbose: str) -> Callable[[F], F]:
+    """Add what every command that works through videos has: which it takes, which it passes over, what it prints."""
+    options = [
+        click.option("--limit", type=click.IntRange(min=0), help="Stop after so many videos that were still to do."),
+        click.option("--strict", is_flag=True, help="Refuse videos with any damage."),
+        click.option("--allow-partial", is_flag=True, help="Accept truncated and damaged videos as far as they go."),
+        click.option("--dry-run", "-n", is_flag=True, help="Only say what would be done, and why."),
+        click.option("--force", is_flag=True, help=force),
+        click.option("--retry-failed", is_flag=True, help="Try again what failed before."),
+        json_option,
+        click.option("--quiet", "-q", is_flag=True, help="Print only the ids of the videos that were stored."),
+        click.option("--verbose", "-v", is_flag=True, help=verbose),
+    ]
+
+    def add(function: F) -> F:
+        # Options are listed from the outermost decorator on.
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
 def print_json(value: object) -> None:
     """Print one JSON document on stdout."""
     import json

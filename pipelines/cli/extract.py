@@ -11,7 +11,7 @@ import rich_click as click
 from ...errors import UsageError, VadxError
 from ...extract.engines import ENGINES, PREFERENCE
 from ...features import recipe as recipes
-from .common import DEFAULT_STORE, json_option
+from .common import DEFAULT_STORE, run_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,16 +77,8 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0, max=64),
     help="Processes that decode, a video each; 0 does everything here, step by step.  [default: by device and cores]",
 )
-@click.option("--limit", type=click.IntRange(min=0), help="Stop after so many videos that were still to do.")
-@click.option("--strict", is_flag=True, help="Refuse videos with any damage.")
-@click.option("--allow-partial", is_flag=True, help="Accept truncated and damaged videos as far as they go.")
-@click.option("--dry-run", "-n", is_flag=True, help="Only say what would be done, and why.")
-@click.option("--force", is_flag=True, help="Do every video again, and replace its shard.")
-@click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
 @click.option("--show-pred", is_flag=True, help="Print each video's five likeliest classes.")
-@json_option
-@click.option("--quiet", "-q", is_flag=True, help="Print only the ids of the videos that were stored.")
-@click.option("--verbose", "-v", is_flag=True, help="Print a line for every video.")
+@run_options(force="Do every video again, and replace its shard.", verbose="Print a line for every video.")
 @click.pass_context
 def extract(ctx: click.Context, /, **options: Any) -> int:
     """Turn videos into clip features, kept in a store.

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from ...detectors.detector import DEFAULT_SCORE_THRESHOLD
 from ...errors import UsageError, VadxError
-from .common import DEFAULT_STORE, json_option
+from .common import DEFAULT_STORE, run_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,15 +90,7 @@ _DEFAULT_NETWORK = "c3d"
 )
 @click.option("--overlay", type=click.Path(path_type=Path), help="Draw the tubes into a video: a file or a folder.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="A picture of the longest tubes: a file or a folder.")
-@click.option("--limit", type=click.IntRange(min=0), help="Stop after so many videos that were still to do.")
-@click.option("--strict", is_flag=True, help="Refuse videos with any damage.")
-@click.option("--allow-partial", is_flag=True, help="Accept truncated and damaged videos as far as they go.")
-@click.option("--dry-run", "-n", is_flag=True, help="Only say what would be done, and why.")
-@click.option("--force", is_flag=True, help="Do every stage of every video again.")
-@click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
-@json_option
-@click.option("--quiet", "-q", is_flag=True, help="Print only the ids of the videos that were stored.")
-@click.option("--verbose", "-v", is_flag=True, help="Print a line for every stage of every video.")
+@run_options(force="Do every stage of every video again.", verbose="Print a line for every stage of every video.")
 @click.pass_context
 @click.option_panel(
     "Detection",
