@@ -20,11 +20,9 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import platform
 import resource
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import machine, significant, spread
 
 import vadx
 from vadx.detectors import Detections, multivariate_tubes, unary_tubes
@@ -299,24 +298,7 @@ def in_turns(ways: dict[str, Callable[[], Any]], repeat: int) -> dict[str, dict[
             # The first time loads modules and fills caches.
             if turn:
                 times[name].append(time.process_time() - start)
-    return {
-        name: {
-            "median": significant(statistics.median(values)),
-            "min": significant(min(values)),
-            "max": significant(max(values)),
-        }
-        for name, values in times.items()
-    }
-
-
-def significant(value: float) -> float:
-    return float(f"{value:.3g}")
-
-
-def machine() -> str:
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    models = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return ", ".join([f"{os.cpu_count()}-core {platform.machine()}", *models[:1], platform.system()])
+    return {name: spread(values) for name, values in times.items()}
 
 
 def report(result: dict[str, Any]) -> Iterator[str]:

@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import shlex
-import statistics
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from measuring import machine, significant, spread
 
 import vadx
 from vadx.features import Bag, ClipFeatures, Recipe, Store
@@ -284,21 +284,6 @@ def timed(way: Callable[[], Any]) -> float:
     start = time.perf_counter()
     way()
     return time.perf_counter() - start
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    numbers = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    return {name: significant(value) for name, value in numbers.items()}
-
-
-def significant(value: float) -> float:
-    return float(f"{value:.3g}")
-
-
-def machine() -> str:
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    models = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return ", ".join([f"{os.cpu_count()}-core {platform.machine()}", *models[:1], platform.system()])
 
 
 def report(result: dict[str, Any]) -> Iterator[str]:

@@ -36,7 +36,6 @@ import json
 import os
 import platform
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -47,6 +46,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from measuring import machine, significant, spread
 from torch.nn import functional
 
 import vadx
@@ -279,24 +279,7 @@ def in_turns(
             # The first time loads modules and fills caches.
             if turn:
                 times[name].append(clock() - start)
-    return {
-        name: {
-            "median": significant(statistics.median(values)),
-            "min": significant(min(values)),
-            "max": significant(max(values)),
-        }
-        for name, values in times.items()
-    }
-
-
-def significant(value: float) -> float:
-    return float(f"{value:.3g}")
-
-
-def machine() -> str:
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    models = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return ", ".join([f"{os.cpu_count()}-core {platform.machine()}", *models[:1], platform.system()])
+    return {name: spread(values) for name, values in times.items()}
 
 
 def report(result: dict[str, Any]) -> Iterator[str]:
@@ -305,8 +288,8 @@ def report(result: dict[str, Any]) -> Iterator[str]:
         yield f"{case['sides']} pixels: {case['boxes']} boxes in {case['tubes']} tubes, {case['threads']} threads"
         for way, values in case["seconds"].items():
             each = 1e6 * values["median"] / case["boxes"]
-            spread = f"({values['min']:.2f} to {values['max']:.2f})"
-            yield f"  {way:16} {values['median']:7.2f} s  {spread:18} {each:6.0f} us a box"
+            around = f"({values['min']:.2f} to {values['max']:.2f})"
+            yield f"  {way:16} {values['median']:7.2f} s  {around:18} {each:6.0f} us a box"
         for pair, ratio in case["ratio"].items():
             yield f"  {pair:28} {ratio:g}"
         for way, values in case["differences"].items():
