@@ -19,7 +19,22 @@ if TYPE_CHECKING:
     from ..features.store import FeatureSet
 
 
-class SetArrays(Mapping[str, Array]):
+class _Listed(Mapping[str, Array]):
+    """Arrays whose ids, ``_ids``, are listed once: asking whether one is there reads nothing."""
+
+    _ids: dict[str, None]
+
+    def __contains__(self, identifier: object) -> bool:
+        return identifier in self._ids
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+
+class SetArrays(_Listed):
     """The values of a feature set by id, each read when it is asked for; the ids are listed once."""
 
     def __init__(self, feature_set: FeatureSet) -> None:
@@ -30,15 +45,6 @@ class SetArrays(Mapping[str, Array]):
         if identifier not in self._ids:
             raise KeyError(identifier)
         return self._set[identifier].values
-
-    def __contains__(self, identifier: object) -> bool:
-        return identifier in self._ids
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return len(self._ids)
 
 
 class NpyFolder(Mapping[str, Array]):
@@ -83,7 +89,7 @@ class NpyFolder(Mapping[str, Array]):
         return len(self._paths)
 
 
-class LayoutArrays(Mapping[str, Array]):
+class LayoutArrays(_Listed):
     """A folder in another repository's layout, by the ids or names that it has.
 
     Layouts are read from their beginning on: videos that are asked for in the order of iteration cost one pass.
@@ -109,15 +115,6 @@ class LayoutArrays(Mapping[str, Array]):
                         return found.values
                 self._stream = iter(self._layout)
         raise KeyError(identifier)
-
-    def __contains__(self, identifier: object) -> bool:
-        return identifier in self._ids
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return len(self._ids)
 
 
 FOLDERS: Mapping[str, Callable[[Path], Mapping[str, Array]]] = MappingProxyType(

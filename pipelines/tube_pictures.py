@@ -14,7 +14,7 @@ from bisect import insort
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Required, Self, TypedDict
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from ..errors import StoreWriteError, UsageError
 from .drawing import draw_tubes, tube_box
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from numpy.typing import NDArray
 
     from ..detectors.tubes import Tube
@@ -111,6 +113,18 @@ class ActiveTubes:
         return list(self._active)
 
 
+class OverlayOptions(TypedDict, total=False):
+    """The settings of `tube_overlay`."""
+
+    fps: Required[float]
+    ids: Sequence[int] | None
+    order: str | Sequence[int]
+    top: int | None
+    kinds: Collection[str]
+    stride: int
+    names: Mapping[int, str]
+
+
 @contextlib.contextmanager
 def tube_overlay(
     path: str | os.PathLike[str],
@@ -179,19 +193,10 @@ def write_overlay(
     path: str | os.PathLike[str],
     blocks: Iterable[FrameBlock],
     tubes: Sequence[Tube],
-    *,
-    fps: float,
-    ids: Sequence[int] | None = None,
-    order: str | Sequence[int] = "score",
-    top: int | None = None,
-    kinds: Collection[str] = KINDS,
-    stride: int = 1,
-    names: Mapping[int, str] = COCO_NAMES,
+    **options: Unpack[OverlayOptions],
 ) -> None:
     """Write the frames of ``blocks`` with their tubes as a video. All else is as in `tube_overlay`."""
-    with tube_overlay(
-        path, tubes, fps=fps, ids=ids, order=order, top=top, kinds=kinds, stride=stride, names=names
-    ) as push:
+    with tube_overlay(path, tubes, **options) as push:
         for block in blocks:
             push(block)
 

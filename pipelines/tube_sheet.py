@@ -238,7 +238,13 @@ def contact_sheet(blocks: Iterable[FrameBlock], tubes: Sequence[Tube], **options
 def write_sheet(
     path: str | os.PathLike[str], blocks: Iterable[FrameBlock], tubes: Sequence[Tube], **options: Unpack[SheetOptions]
 ) -> None:
-    """Write the `contact_sheet` of a video as a PNG of few colours, those of the tubes exact.
+    """Write the `contact_sheet` of a video. All else is as in `save_sheet`."""
+    with publishing(Path(path)) as temporary:
+        _save(contact_sheet(blocks, tubes, **options), temporary, Path(path))
+
+
+def save_sheet(path: str | os.PathLike[str], sheet: TubeSheet) -> None:
+    """Write a sheet as a PNG of few colours, those of the tubes exact.
 
     The file appears, or replaces one of its name, when it is whole; otherwise nothing is left behind. The same tubes
     and frames give the same bytes.
@@ -246,15 +252,18 @@ def write_sheet(
     Raises
     ------
     UsageError
-        for settings that cannot be meant, or a place that cannot be written to.
+        for a place that cannot be written to.
     StoreWriteError
         if the disk is full or fails.
     """
-    target = Path(path)
-    with publishing(target) as temporary:
-        image = _few_colours(contact_sheet(blocks, tubes, **options))
-        with disk_errors(target):
-            image.save(temporary, format="PNG", optimize=True)
+    with publishing(Path(path)) as temporary:
+        _save(sheet.image(), temporary, Path(path))
+
+
+def _save(image: Image.Image, temporary: Path, target: Path) -> None:
+    few = _few_colours(image)
+    with disk_errors(target):
+        few.save(temporary, format="PNG", optimize=True)
 
 
 def crop_around(picture: NDArray[np.uint8], box: DrawnBox) -> NDArray[np.uint8]:

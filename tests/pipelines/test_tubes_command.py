@@ -300,11 +300,22 @@ def test_a_dry_run_says_what_each_stage_would_do(tmp_path: Path, vadx_here: Vadx
 
 
 @pytest.mark.usefixtures("tiny")
-def test_tubes_are_drawn(tmp_path: Path, vadx_here: Vadx) -> None:
+def test_tubes_are_drawn_of_one_decode(tmp_path: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vadx.extract.video import VideoReader
+
     make_video(tmp_path / "a.mp4", num_frames=24)
+    assert vadx_here(*LINKED, "a.mp4", "--out", "store").code == 0
+    decoded = []
+    whole = VideoReader.__iter__
+
+    def counted(reader: VideoReader) -> Any:
+        decoded.append(reader)
+        return whole(reader)
+
+    monkeypatch.setattr(VideoReader, "__iter__", counted)
     ran = vadx_here(*LINKED, "a.mp4", "--out", "store", "--overlay", "o.mp4", "--sheet", "s.png")
     assert ran.code == 0, ran.err
-    from vadx.extract.video import VideoReader
+    assert len(decoded) == 1
 
     with VideoReader(tmp_path / "o.mp4") as reader:
         assert sum(len(block.frames) for block in reader) == 24
