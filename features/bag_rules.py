@@ -116,6 +116,16 @@ def _csltal_pairs(num_clips: int, num_segments: int, random: np.random.Generator
     return np.concatenate([part for sequence in picked for part in (_one_each(sequence), padding)])
 
 
+def _every_clip(num_clips: int, num_segments: int, _: np.random.Generator) -> Spans:
+    if num_segments and num_segments < num_clips:
+        msg = (
+            f"clips makes a row of each of {num_clips} clips, which are more than {num_segments}: leave the number of "
+            f"segments out, or give one from {num_clips} on, which is padded"
+        )
+        raise UsageError(msg)
+    return _zero_padded(num_clips, num_segments or num_clips)
+
+
 Precision = Literal["float32", "float64"]
 Combination: TypeAlias = "Callable[[NDArray[np.floating], Spans, Precision], NDArray[np.floating]]"
 
@@ -264,6 +274,13 @@ SEGMENTATIONS: Mapping[str, SegmentRule] = MappingProxyType(
             meaning="two sequences, one after the other, of a random clip from each three; up to 6 clips all stay",
             source="aimagelab/CSL-TAL, XD_Violence.py, first commit",
             spans=_csltal_pairs,
+            how="pick",
+            num_segments=0,
+        ),
+        "clips": SegmentRule(
+            meaning="each clip is a row, as many as the video has; given a number, zeros up to it",
+            source="wanboyang/anomaly_detection_LAD2000; Panariello et al. 2022, whose videos stay as long as they are",
+            spans=_every_clip,
             how="pick",
             num_segments=0,
         ),

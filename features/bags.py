@@ -41,7 +41,7 @@ def segment_spans(rule: str, num_clips: int, num_segments: int | None = None, *,
 
     ``csltal-pairs`` makes as many segments as clips give, ``2 * (num_clips // 3)``, or ``2 * num_clips`` of 6 clips or
     fewer: first one sequence, then the other. Given a larger even number, each sequence is padded to half of it.
-    ``seed`` draws its clips.
+    ``seed`` draws its clips. ``clips`` makes a segment of each clip, and pads to a larger number.
 
     Raises
     ------

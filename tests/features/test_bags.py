@@ -109,7 +109,7 @@ def test_boundaries_are_the_published_ones(rule: str, num_clips: int) -> None:
 
 
 def test_every_rule_is_held_to_a_formula() -> None:
-    assert set(PUBLISHED) | {"csltal-pairs"} == set(SEGMENTATIONS)
+    assert set(PUBLISHED) | {"csltal-pairs", "clips"} == set(SEGMENTATIONS)
     assert {rule.how for rule in SEGMENTATIONS.values()} == set(COMBINATIONS)
     assert all(rule.meaning and rule.source for rule in SEGMENTATIONS.values())
 
@@ -427,6 +427,14 @@ def test_what_cannot_be_cut_is_refused() -> None:
         segment_spans("csltal-pairs", 40, seed=-1)
 
 
+def test_every_clip_is_a_row_and_none_is_left_out() -> None:
+    assert segment_spans("clips", 3, 5).tolist() == [[0, 1], [1, 2], [2, 3], [3, 3], [3, 3]]
+    with pytest.raises(UsageError, match=r"each of 3 clips, which are more than 2: .* one from 3 on"):
+        segment_spans("clips", 3, 2)
+    features = features_of(4)
+    assert np.array_equal(make_bag(features, "clips").features, features.values)
+
+
 @pytest.mark.parametrize(
     ("values", "frames"),
     [
@@ -466,13 +474,13 @@ def test_zeros_have_no_direction() -> None:
 # ---- properties ----
 
 
-COVER_EVERYTHING = ("sultani-paper", "rtfm", "urdmu-200", "vadclip-256", "wsal")
+COVER_EVERYTHING = ("sultani-paper", "rtfm", "urdmu-200", "vadclip-256", "wsal", "clips")
 
 
 @settings(max_examples=200)
 @given(rule=st.sampled_from(sorted(SEGMENTATIONS)), num_clips=st.integers(7, 3000), num=st.integers(1, 300))
 def test_spans_are_ordered_half_open_and_cover_what_the_rule_says(rule: str, num_clips: int, num: int) -> None:
-    number = 2 * num_clips if rule == "csltal-pairs" else num
+    number = {"csltal-pairs": 2 * num_clips, "clips": max(num, num_clips)}.get(rule, num)
     spans = segment_spans(rule, num_clips, number)
     assert spans.shape == (number, 2)
     starts, stops = spans.T
@@ -482,7 +490,7 @@ def test_spans_are_ordered_half_open_and_cover_what_the_rule_says(rule: str, num
         assert (np.diff(sequence, axis=0) >= 0).all()
     if SEGMENTATIONS[rule].how == "pick":
         assert set((stops - starts).tolist()) <= {0, 1}
-    if rule in COVER_EVERYTHING and num <= num_clips:
+    if rule in COVER_EVERYTHING and number <= num_clips:
         assert covered(spans) == set(range(num_clips))
     if rule in ("sultani", "ekosman") and num_clips > num + 1:
         assert covered(spans) == set(range(num_clips - 1))
