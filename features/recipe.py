@@ -204,12 +204,38 @@ class Flow:
         return 2 * self.stack
 
 
+UNKNOWN = "unknown"
+"""What stands where nobody said what a recipe is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """Where features come from that vadx did not compute, and what nobody said of how they were made.
+
+    ``layout`` is one of `features.layouts.LAYOUTS`; ``release`` the name that a person gave. ``unknown`` are facts of
+    `RECIPE_FACTS`, kept sorted: what the recipe holds in their places stands in for them and says nothing. ``crop`` is
+    the one crop kept of those that the recipe makes, a number or ``mean``, "" for all.
+    """
+
+    layout: str
+    release: str
+    unknown: tuple[str, ...] = ()
+    crop: str = ""
+
+    def __post_init__(self) -> None:
+        strange = [fact for fact in self.unknown if fact not in RECIPE_FACTS]
+        if strange:
+            msg = f"imported.unknown names {strange[0]!r}, and a recipe states {', '.join(RECIPE_FACTS)}"
+            raise RecipeError(msg)
+        object.__setattr__(self, "unknown", tuple(sorted(set(self.unknown))))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Everything that changes a feature's value. Two runs with equal `digest` make the same feature set.
 
     ``weights`` is the sha256 of the published file, or ``random:SEED``. Names of presets and weights, device,
-    engine, batch and software versions are provenance, not recipe.
+    engine, batch and software versions are provenance, not recipe. ``imported`` is None for what vadx computes.
 
     Raises
     ------
@@ -226,6 +252,7 @@ class Recipe:
     dtype: StoredDtype = "float32"
     numerics: int = NUMERICS
     flow: Flow | None = None
+    imported: Imported | None = None
 
     def __post_init__(self) -> None:
         transform = self.transform
@@ -244,6 +271,44 @@ class Recipe:
     def to_mapping(self) -> dict[str, Any]:
         """Give the canonical mapping: plain JSON types, and no field added later that has its implied value."""
         return typing.cast("dict[str, Any]", _plain(self))
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """The facts of `RECIPE_FACTS` that nobody knows; what stands in their places means nothing."""
+        return () if self.imported is None else self.imported.unknown
+
+    def stated(self) -> dict[str, Any]:
+        """Give the canonical mapping for people and comparisons: ``"unknown"`` in the place of each unknown fact."""
+        mapping = self.to_mapping()
+        for fact in self.unknown:
+            part, _, name = fact.rpartition(".")
+            (mapping[part] if part else mapping)[name] = UNKNOWN
+        return mapping
+
+    def computed(self) -> Recipe:
+        """Give the recipe under which vadx itself computes features like these, where all of it is known.
+
+        Raises
+        ------
+        RecipeError
+            for imported features of which something is unknown, or only one crop was kept.
+        """
+        if self.imported is None:
+            return self
+        name = f"{self.imported.release}, imported as {self.imported.layout}"
+        if self.unknown:
+            msg = (
+                f"no video can be made into features like those of {name}: {', '.join(self.unknown)} unknown. Say how "
+                f"they are made: vadx import --preset NAME, or --known FILE.json"
+            )
+            raise RecipeError(msg)
+        if self.imported.crop:
+            msg = (
+                f"no video can be made into features like those of {name}: crop {self.imported.crop} alone was kept. "
+                f"Import an export of all crops"
+            )
+            raise RecipeError(msg)
+        return dataclasses.replace(self, imported=None, numerics=NUMERICS)
 
     def canonical_json(self) -> str:
         """Give the text that the digest is taken of: sorted keys, no spaces, ASCII."""
@@ -277,7 +342,18 @@ _IMPLIED: dict[tuple[str, str], object] = {
     ("Transform", "crop_mean"): False,
     ("Network", "temporal"): "clip",
     ("Recipe", "flow"): None,
+    ("Recipe", "imported"): None,
 }
+
+
+def _facts() -> tuple[str, ...]:
+    parts = {"sampling": Sampling, "transform": Transform, "network": Network}
+    names = [f"{part}.{one.name}" for part, kind in parts.items() for one in dataclasses.fields(kind)]
+    return (*names, *(one.name for one in dataclasses.fields(Recipe) if one.name not in {*parts, "imported"}))
+
+
+RECIPE_FACTS = _facts()
+"""Everything that a recipe states of how features are made, in dotted names: ``sampling.clip_length``, ``weights``."""
 
 
 def _plain(value: object) -> object:
@@ -301,6 +377,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return value
     if origin in (typing.Union, types.UnionType):
         return _build_union(arguments, value, where)
+    if origin is tuple and isinstance(value, list) and arguments[-1] is Ellipsis:
+        return tuple(_build(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if origin is tuple and isinstance(value, list) and len(value) == len(arguments):
         pairs = zip(arguments, value, strict=True)
         return tuple(_build(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(pairs))

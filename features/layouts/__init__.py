@@ -16,11 +16,12 @@ import numpy as np
 
 from ...errors import NoInputError, UsageError
 from ..frame_truth import CLIP_FRAMES, TARGETS, frame_truth
+from ..recipe import RECIPE_FACTS
 from ..text_lines import is_folder, read_whole
 from .export import Export, ExportReport, claim, count_labels, default_prefix, finish, put_truth, reliance
 from .files import read_npy
 from .marker import MARKER, MarkedVideo, Marker, read_marker
-from .model import OWN, RECIPE_FACTS, SPLITS, Files, Found, Layout, Seen
+from .model import OWN, SPLITS, Files, Found, Layout, Seen
 from .plan import FITS, Fit, Size, Wishes, crops_of, plan_export
 from .table import LAYOUTS
 

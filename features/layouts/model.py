@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-
-from ..recipe import Network, Recipe, Sampling, Transform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,7 +115,7 @@ class Layout:
 
     ``data_sets``: data set -> its files. ``rows``: whether a row of a file is a clip, or one of 32 segments under
     the rule ``segmentation``. ``keeps`` and ``loses`` are what a person should know; ``is_lossless`` is whether values
-    come back to the bit. ``knows``: facts of a recipe (`RECIPE_FACTS`) that are published for every file of this
+    come back to the bit. ``knows``: facts of a recipe (`recipe.RECIPE_FACTS`) that are published for every file of this
     layout; the rest is unknown. ``needs``: what the scripts open beside these files. ``only_labelled``: takes only
     labelled videos of the splits train and test. ``flat_names``: a video is its id's last part. ``cuts_at``: characters
     at which scripts cut a name. ``max_events``: spans that a line of its annotation file has room for, 0 for no such
@@ -142,15 +139,6 @@ class Layout:
     needs: str = ""
     knows: Mapping[str, object] = field(default_factory=dict)
 
-
-def _facts() -> tuple[str, ...]:
-    parts = {"sampling": Sampling, "transform": Transform, "network": Network}
-    names = [f"{part}.{one.name}" for part, kind in parts.items() for one in dataclasses.fields(kind)]
-    return (*names, *(one.name for one in dataclasses.fields(Recipe) if one.name not in parts))
-
-
-RECIPE_FACTS = _facts()
-"""Everything that a recipe states, in dotted names: ``sampling.clip_length``, ``weights``."""
 
 CLIPS_OF_16: Mapping[str, object] = MappingProxyType({"sampling.clip_length": 16, "sampling.clip_stride": 16})
 """What is published of nearly every release: clips of 16 frames, 16 apart."""

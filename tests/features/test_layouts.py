@@ -28,9 +28,9 @@ from vadx.features.layouts.crop_arrays import CROP_SUFFIXES
 from vadx.features.layouts.crops import CROP_PLACES
 from vadx.features.layouts.export import count_labels
 from vadx.features.layouts.marker import MARKER
-from vadx.features.layouts.model import RECIPE_FACTS
 from vadx.features.layouts.plan import Wishes, plan_export
 from vadx.features.manifest import Manifest, ManifestEntry, read_manifest
+from vadx.features.recipe import RECIPE_FACTS
 from vadx.features.store import FeatureSet
 from vadx.features.timeline import ClipFeatures
 

@@ -16,11 +16,13 @@ from vadx.features import recipe as recipe_module
 from vadx.features.recipe import (
     MAX_FPS,
     RAFT_MIN_SIDE,
+    RECIPE_FACTS,
     CropOrder,
     CropSet,
     Decode,
     Flow,
     FlowMethod,
+    Imported,
     Interpolation,
     Kernel,
     Network,
@@ -247,6 +249,7 @@ YOUNGER_CHANGES: dict[str, Any] = {
     "transform.mean_cube": "0" * 64,
     "network.temporal": "mean",
     "flow": FLOW_MAPPING,
+    "imported": {"layout": "rtfm", "release": "ucf", "unknown": ["weights"], "crop": ""},
 }
 FLOW_CHANGES: dict[str, Any] = {
     "flow.bound": 15.0,
@@ -323,6 +326,7 @@ def test_averaged_crops_change_the_digest() -> None:
         ("transform.crop_mean", False),
         ("network.temporal", "clip"),
         ("flow", None),
+        ("imported", None),
     ],
 )
 def test_a_younger_field_written_out_with_its_implied_value_changes_nothing(path: str, value: object) -> None:
@@ -488,3 +492,59 @@ def test_a_younger_field_is_left_out_while_it_has_its_implied_value(monkeypatch:
     assert SECOND.to_mapping()["transform"]["channel_order"] == "bgr"
     assert SECOND.digest == SECOND_DIGEST
     assert FIRST.digest != FIRST_DIGEST
+
+
+# ---- features that vadx did not compute ----
+
+IMPORTED = Imported(layout="rtfm", release="ucf", unknown=("weights", "sampling.tail", "flow", "transform.jpeg"))
+
+
+def test_imported_features_never_share_a_set_with_computed_ones() -> None:
+    imported = replace(FIRST, imported=replace(IMPORTED, unknown=()))
+    others = [
+        replace(FIRST, imported=one)
+        for one in (
+            IMPORTED,
+            replace(IMPORTED, layout="mgfn"),
+            replace(IMPORTED, release="xd"),
+            replace(IMPORTED, unknown=("weights",)),
+            replace(IMPORTED, crop="3"),
+        )
+    ]
+    assert len({FIRST.digest, imported.digest, *(one.digest for one in others)}) == 7
+    for one in (imported, *others):
+        assert Recipe.from_mapping(json.loads(one.canonical_json())) == one
+
+
+def test_what_is_unknown_is_kept_sorted_and_once() -> None:
+    assert IMPORTED.unknown == ("flow", "sampling.tail", "transform.jpeg", "weights")
+    assert replace(IMPORTED, unknown=("weights", "flow", "weights")) == replace(IMPORTED, unknown=("flow", "weights"))
+    with pytest.raises(RecipeError, match=r"names 'weight', and a recipe states sampling\.clip_length"):
+        replace(IMPORTED, unknown=("weight",))
+
+
+def test_a_recipe_is_stated_without_its_stand_ins() -> None:
+    stated = replace(FIRST, imported=IMPORTED).stated()
+    assert (stated["weights"], stated["sampling"]["tail"], stated["flow"]) == ("unknown",) * 3
+    # Left out of the canonical mapping, where it would mean that there is none.
+    assert stated["transform"]["jpeg"] == "unknown"
+    assert stated["sampling"]["clip_length"] == 16
+    assert FIRST.stated() == FIRST.to_mapping()
+
+
+def test_facts_are_all_that_a_recipe_states() -> None:
+    stated = replace(FIRST, imported=replace(IMPORTED, unknown=RECIPE_FACTS)).stated()
+    imported = stated.pop("imported")
+    leaves = [leaf for value in stated.values() for leaf in (value.values() if isinstance(value, dict) else [value])]
+    assert set(leaves) == {"unknown"}
+    assert set(imported["unknown"]) == set(RECIPE_FACTS)
+
+
+def test_only_a_recipe_that_is_known_whole_can_be_computed() -> None:
+    assert FIRST.computed() is FIRST
+    stated = replace(FIRST, imported=replace(IMPORTED, unknown=()))
+    assert stated.computed() == replace(FIRST, numerics=recipe_module.NUMERICS)
+    with pytest.raises(RecipeError, match=r"flow, sampling\.tail, transform\.jpeg, weights unknown.*--preset NAME"):
+        replace(FIRST, imported=IMPORTED).computed()
+    with pytest.raises(RecipeError, match="crop mean alone was kept"):
+        replace(FIRST, imported=replace(IMPORTED, unknown=(), crop="mean")).computed()
