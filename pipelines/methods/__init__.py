@@ -260,6 +260,13 @@ METHODS: Mapping[str, MethodSpec] = MappingProxyType(
                 source="Tian et al. 2021",
             ),
             MethodSpec(
+                name="urdmu",
+                module="urdmu",
+                method="UrDmu",
+                meaning="two memories, of normal and of anomalous segments, say what a segment is known as",
+                source="Zhou et al. 2023",
+            ),
+            MethodSpec(
                 name="svm",
                 module="baselines",
                 method="LinearSvm",
