@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import Stopped, UsageError
 from ..features.publish import make_directory, publish_bytes
-from .methods import Method, Scores, check_choices
+from .methods import Losses, Method, Scores, check_choices
 from .model_folder import (
     METRICS,
     MODEL_JSON,
@@ -39,18 +39,32 @@ from .model_folder import (
     write_network,
     write_tensors,
 )
-from .training_bags import ANOMALOUS, NORMAL, TrainingBags, drawn_bags, iteration_seed, real_segments
+from .training_bags import ANOMALOUS, NORMAL, Bags, drawn_bags, iteration_seed, real_segments
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.optim import Optimizer
 
     from ..features.bag_file import BagFile
+    from .methods import Batch
 
 log = logging.getLogger(__name__)
 
-Scorer: TypeAlias = Callable[[Tensor], Scores]
-"""``(segment, crop, feature)`` -> the scores of that video."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scorer:
+    """Scores one video's ``(segment, crop, feature)`` with a network as it now is, in evaluation mode."""
+
+    method: Method
+    network: nn.Module
+    device: str = "cpu"
+
+    def __call__(self, features: Tensor) -> Scores:
+        self.network.eval()
+        with torch.no_grad():
+            return self.method.score(self.network, features.to(self.device))
+
+
 Measure: TypeAlias = Callable[[Scorer], float]
 """How good a network is, the higher the better, from the scores that it gives."""
 
@@ -111,39 +125,47 @@ class Trained:
 def train(
     name: str,
     method: Method,
-    bags: TrainingBags,
+    bags: Bags,
     folder: Path,
     *,
     settings: TrainSettings | None = None,
     measure: Measure | None = None,
+    facts: Mapping[str, Any] = MappingProxyType({}),
     tell: Callable[[Mapping[str, Any]], None] = lambda event: None,
+    check: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Train ``method``, of the name ``name`` in `METHODS`, into ``folder``; a training that stands there goes on.
 
-    ``tell`` gets each line of ``metrics.jsonl``, and an event ``warning`` where there is cause.
+    ``facts`` are what else ``model.json`` says. ``tell`` gets each line of ``metrics.jsonl``, and an event ``warning``
+    where there is cause. ``check`` is called after every iteration; where it raises `Stopped` the training is kept as
+    it stands, and goes on there.
 
     Raises
     ------
     UsageError
         if the folder holds another training, or the loss is no longer finite.
+    Stopped
+        as ``check`` and ``measure`` do.
     StoreError
         if a file there is damaged, a bag cannot be read, or the disk refuses.
     """
     chosen = settings or TrainSettings()
     make_directory(folder)
-    _claim(folder, _facts(name, method, bags, chosen, measured=measure is not None))
+    _claim(folder, _facts(name, method, bags, chosen, facts, measured=measure is not None))
     if measure is not None and chosen.choose_on == "test":
         log.warning("%s", CHOICES["test"])
         tell({"event": "warning", "text": CHOICES["test"]})
     with _own_random_numbers(chosen):
         run = _Run.begin(method, bags, folder, chosen)
+        if measure is not None and run.is_due(chosen.checkpoint_every) and run.last.measured is None:
+            run.checkpoint(measure, tell)
         while run.iteration < method.settings.iterations and not run.has_stalled():
-            line = run.step()
-            at_end = run.iteration == method.settings.iterations
-            if run.iteration % chosen.log_every == 0 or at_end:
-                run.note(line, tell)
-            if run.iteration % chosen.checkpoint_every == 0 or at_end:
-                run.checkpoint(measure, tell)
+            losses = run.step()
+            if run.is_due(chosen.log_every):
+                run.note(run.line(losses), tell)
+            if run.is_due(chosen.checkpoint_every):
+                run.keep_on_stop(lambda: run.checkpoint(measure, tell))
+            run.keep_on_stop(check)
         return Trained(folder, run.last, run.best, run.iteration < method.settings.iterations)
 
 
@@ -160,7 +182,7 @@ class _Run:
     """A training under way: ``iteration`` counts those done."""
 
     method: Method
-    bags: TrainingBags
+    bags: Bags
     folder: Path
     settings: TrainSettings
     network: nn.Module
@@ -171,8 +193,8 @@ class _Run:
     best: Mark | None = None
 
     @classmethod
-    def begin(cls, method: Method, bags: TrainingBags, folder: Path, settings: TrainSettings) -> _Run:
-        network = method.network(bags.file.shape[2]).to(settings.device).train()
+    def begin(cls, method: Method, bags: Bags, folder: Path, settings: TrainSettings) -> _Run:
+        network = method.network(bags.shape[2]).to(settings.device).train()
         halves = {label: bags.half(label) for label in (NORMAL, ANOMALOUS)}
         run = cls(method, bags, folder, settings, network, method.optimisers(network), halves)
         for optimiser in run.optimisers.values():
@@ -183,26 +205,44 @@ class _Run:
         _keep_metrics(folder / METRICS, run.iteration)
         return run
 
-    def step(self) -> dict[str, Any]:
-        """Do one iteration, and give what there is to note of it."""
-        seed = iteration_seed(self.settings.seed, self.iteration)
+    def is_due(self, every: int) -> bool:
+        """Tell whether what is done every so many iterations, and at the end, is due after this one."""
+        return self.iteration > 0 and (self.iteration % every == 0 or self.iteration == self.method.settings.iterations)
+
+    def step(self) -> dict[str, Losses]:
+        """Do one iteration, and give the losses of its phases, without those that were passed over."""
+        batch = self._batch()
+        torch.manual_seed(batch.seed)
+        pace = self.method.pace(self.iteration)
+        found = {}
+        for phase in self.method.phases:
+            losses = self.method.loss(self.network, batch, phase)
+            if losses.parts:
+                self._descend(phase, losses.total, pace)
+                found[phase] = losses
+        self.iteration += 1
+        return found
+
+    def _batch(self) -> Batch:
         sizes = {NORMAL: self.method.settings.normal_bags, ANOMALOUS: self.method.settings.anomalous_bags}
         numbers = [
             self.halves[label][drawn_bags(self.settings.seed, label, len(self.halves[label]), size, self.iteration)]
             for label, size in sizes.items()
         ]
-        batch = self.bags.batch(np.concatenate(numbers), seed, self.settings.device)
-        torch.manual_seed(seed)
-        pace = self.method.pace(self.iteration)
-        line: dict[str, Any] = {"event": "iteration", "iteration": self.iteration + 1, "pace": pace}
-        for phase in self.method.phases:
-            losses = self.method.loss(self.network, batch, phase)
-            if losses.parts:
-                self._descend(phase, losses.total, pace)
-                prefix = "" if len(self.method.phases) == 1 else f"{phase}."
-                line[f"{prefix}loss"] = losses.total.item()
-                line |= {f"{prefix}{part}": value.item() for part, value in losses.parts.items()}
-        self.iteration += 1
+        seed = iteration_seed(self.settings.seed, self.iteration)
+        return self.bags.batch(np.concatenate(numbers), seed, self.settings.device)
+
+    def line(self, found: Mapping[str, Losses]) -> dict[str, Any]:
+        """Give what there is to note of the iteration that was done last."""
+        line: dict[str, Any] = {
+            "event": "iteration",
+            "iteration": self.iteration,
+            "pace": self.method.pace(self.iteration - 1),
+        }
+        for phase, losses in found.items():
+            prefix = "" if len(self.method.phases) == 1 else f"{phase}."
+            line[f"{prefix}loss"] = losses.total.item()
+            line |= {f"{prefix}{part}": value.item() for part, value in losses.parts.items()}
         return line
 
     def _descend(self, phase: str, loss: Tensor, pace: float) -> None:
@@ -210,7 +250,7 @@ class _Run:
             msg = (
                 f"{self.folder}: the loss is {loss.item()} at iteration {self.iteration + 1}; training cannot go on; "
                 f"the checkpoint of iteration {self.last.iteration} stands; "
-                "give another folder and a lower learning_rate"
+                "begin anew with a lower learning rate: --learning-rate, and another folder after --to"
             )
             raise UsageError(msg)
         optimiser = self.optimisers[phase]
@@ -246,6 +286,20 @@ class _Run:
         # The state comes last: what stands before it is written again, the same, by a training that resumes.
         self._save()
 
+    def keep_on_stop(self, act: Callable[[], None]) -> None:
+        """Do something, and where it is stopped keep the training as it stands: the same command goes on there.
+
+        A checkpoint that was stopped while it measured is measured again before anything else.
+        """
+        try:
+            act()
+        except Stopped:
+            if self.last.iteration < self.iteration:
+                self.last = Mark(self.iteration)
+                write_network(self.folder, "last", self.network, self.last)
+                self._save()
+            raise
+
     def note(self, line: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], None]) -> None:
         with (self.folder / METRICS).open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -280,13 +334,7 @@ class _Run:
 
 def scorer(method: Method, network: nn.Module, device: str = "cpu") -> Scorer:
     """Give what scores one video's ``(segment, crop, feature)``, with the network in evaluation mode."""
-
-    def score(features: Tensor) -> Scores:
-        network.eval()
-        with torch.no_grad():
-            return method.score(network, features.to(device))
-
-    return score
+    return Scorer(method, network, device)
 
 
 def score_bags(score: Scorer, file: BagFile, numbers: Sequence[int]) -> dict[str, NDArray[np.float32]]:
@@ -307,16 +355,25 @@ def _is_better(measured: float | None, best: Mark | None) -> bool:
     return best is None or best.measured is None or measured > best.measured
 
 
-def _facts(name: str, method: Method, bags: TrainingBags, settings: TrainSettings, *, measured: bool) -> dict[str, Any]:
-    num_segments, num_crops, dim = bags.file.shape
+def _facts(
+    name: str,
+    method: Method,
+    bags: Bags,
+    settings: TrainSettings,
+    more: Mapping[str, Any],
+    *,
+    measured: bool,
+) -> dict[str, Any]:
+    num_segments, num_crops, dim = bags.shape
     facts = {
+        **more,
         "method": name,
         "settings": asdict(method.settings),
         "dim": dim,
         "num_crops": num_crops,
         "num_segments": num_segments,
-        "rule": bags.file.rule,
-        "recipe_digest": bags.file.recipe_digest,
+        "rule": bags.rule,
+        "recipe_digest": bags.recipe_digest,
         "videos_sha256": bags.digest(),
         "training": asdict(settings),
         "choice": CHOICES[settings.choose_on] if measured else NO_CHOICE,
@@ -330,23 +387,43 @@ def _claim(folder: Path, facts: dict[str, Any]) -> None:
     """Write ``model.json``, or see that the one that stands there is of the same training, but for its length."""
     if not (folder / MODEL_JSON).exists():
         if (folder / STATE).exists():
-            msg = f"{folder} holds a training without {MODEL_JSON}, so what it trained is unknown; give another folder"
+            msg = f"{folder} holds a training without {MODEL_JSON}: what it trained is unknown; give another (--to)"
             raise UsageError(msg)
         write_facts(folder, facts)
         return
     before = read_facts(folder)
     differing = [
         f"{name}: {old!r} there, {new!r} here"
-        for name, old, new in _differences(before, facts)
+        for name, old, new in _differences(before, {**facts, **_unsaid(before)})
         if name not in _MAY_CHANGE
     ]
     if differing:
-        msg = f"{folder} holds another training ({'; '.join(differing)}); give another folder, or the same settings"
+        msg = f"{folder} holds another training ({'; '.join(differing)}); give another folder (--to), or the same"
         raise UsageError(msg)
     write_facts(folder, facts)
 
 
-_MAY_CHANGE = frozenset({"settings.iterations", "training.log_every", "training.patience"})
+_MAY_CHANGE = frozenset(
+    {"settings.iterations", "training.log_every", "training.patience", "set_name", "preset", "weights_name"}
+)
+
+
+_ADDED = (
+    "recipe",
+    "crop_pool",
+    "bags_seed",
+    "classes",
+    "variant",
+    "weights_sha256",
+    "bags_sha256",
+    "inputs",
+    "measure",
+)
+"""What ``model.json`` has not always said: `model_folder`."""
+
+
+def _unsaid(before: Mapping[str, Any]) -> dict[str, None]:
+    return {name: None for name in _ADDED if name not in before}
 
 
 def _differences(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -24,6 +24,31 @@ More: TypeAlias = Callable[[Sequence[str]], Mapping[str, Tensor]]
 """Ids of videos -> what else their bags have: `Batch.more`."""
 
 NORMAL, ANOMALOUS = 0, 1
+
+
+class Bags(Protocol):
+    """What a training reads: the normal and anomalous bags by number, and batches of them."""
+
+    @property
+    def shape(self) -> tuple[int | None, int, int]:
+        """That of every bag, ``(segment, crop, feature)``; None where bags have as many segments as videos clips."""
+
+    @property
+    def rule(self) -> str:
+        """The rule that clips became segments by."""
+
+    @property
+    def recipe_digest(self) -> str:
+        """The digest of the features' recipe."""
+
+    def half(self, label: int) -> NDArray[np.int64]:
+        """Give the numbers of the bags of one label."""
+
+    def digest(self) -> str:
+        """Give a sha256 of which videos are trained on, with which labels."""
+
+    def batch(self, numbers: NDArray[np.int64], seed: int, device: str) -> Batch:
+        """Read the bags of these numbers."""
 
 
 def drawn_bags(seed: int, half: int, num_bags: int, batch_size: int, iteration: int) -> NDArray[np.int64]:
@@ -71,6 +96,19 @@ class TrainingBags:
                 msg = f"{self.file.path} has no {what} bag to train on; label them: vadx bags SET --manifest FILE"
                 raise UsageError(msg)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """That of every bag: ``(segment, crop, feature)``."""
+        return self.file.shape
+
+    @property
+    def rule(self) -> str:
+        return self.file.rule
+
+    @property
+    def recipe_digest(self) -> str:
+        return self.file.recipe_digest
+
     def half(self, label: int) -> NDArray[np.int64]:
         """Give the numbers of the bags of one label."""
         wanted = None if self.ids is None else set(self.ids)
@@ -83,8 +121,7 @@ class TrainingBags:
 
     def digest(self) -> str:
         """Give a sha256 of which videos are trained on, with which labels."""
-        rows = [[self.file.ids[n], label] for label in (NORMAL, ANOMALOUS) for n in self.half(label)]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        return digest_of((self.file.ids[n], label) for label in (NORMAL, ANOMALOUS) for n in self.half(label))
 
     def batch(self, numbers: NDArray[np.int64], seed: int, device: str) -> Batch:
         """Read the bags of these numbers."""
@@ -114,3 +151,8 @@ def real_segments(frames: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Tell segments from padding, whose span of frames is empty: ``(..., segment, 2)`` -> ``(..., segment)``."""
     real: NDArray[np.bool_] = frames[..., 1] > frames[..., 0]
     return real
+
+
+def digest_of(videos: Iterable[tuple[str, int]]) -> str:
+    """Give a sha256 of ids and their labels."""
+    return hashlib.sha256(json.dumps([list(video) for video in videos]).encode()).hexdigest()

@@ -426,7 +426,7 @@ def refused(bags: TrainingBags, folder: Path, method: Method, **settings: Any) -
 def test_a_folder_of_another_training_is_refused(tmp_path: Path, bags: TrainingBags) -> None:
     folder = tmp_path / "model"
     train("deepmil", small(2), bags, folder)
-    assert "settings.dropout: 0.6 there, 0.1 here); give another folder" in refused(bags, folder, small(2, dropout=0.1))
+    assert "settings.dropout: 0.6 there, 0.1 here); give another folder (--to)" in refused(bags, folder, small(2, dropout=0.1))
     assert "training.seed: 0 there, 1 here" in refused(bags, folder, small(2), seed=1)
     assert "videos_sha256" in refused(TrainingBags(bags.file, bags.file.ids[:8]), folder, small(2))
     (folder / "model.json").unlink()
@@ -436,7 +436,7 @@ def test_a_folder_of_another_training_is_refused(tmp_path: Path, bags: TrainingB
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path, bags: TrainingBags) -> None:
     message = refused(bags, tmp_path / "model", small(4, smoothness=float("nan")))
     assert "the loss is nan at iteration 1; training cannot go on" in message
-    assert "a lower learning_rate" in message
+    assert "a lower learning rate: --learning-rate" in message
 
 
 def test_a_measure_that_is_no_number_is_refused(tmp_path: Path, bags: TrainingBags) -> None:
