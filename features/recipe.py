@@ -38,6 +38,7 @@ FlowMethod = Literal["tvl1", "raft", "farneback"]
 Quantization = Literal["none", "round_128", "round_255"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 StoredDtype = Literal["float32", "float16"]
+NoiseKind = Literal["wsal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +210,26 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Noise on decoded frames, drawn from ``seed`` and a video's id anew for every ``span_frames`` source frames.
+
+    ``kind``: ``wsal`` is what H. Lv et al. 2021, section III.C, put on normal videos (`vadx.pipelines.noise`).
+    """
+
+    kind: NoiseKind = "wsal"
+    seed: int = 0
+    span_frames: int = 32
+
+    def __post_init__(self) -> None:
+        if self.seed < 0 or self.span_frames < 1:
+            msg = f"noise.seed is 0 or more and noise.span_frames 1 or more, got {self.seed} and {self.span_frames}"
+            raise RecipeError(msg)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.seed}:{self.span_frames}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
     """Where features come from that vadx did not compute, and what nobody said of how they were made.
 
@@ -253,9 +274,13 @@ class Recipe:
     numerics: int = NUMERICS
     flow: Flow | None = None
     imported: Imported | None = None
+    noise: Noise | None = None
 
     def __post_init__(self) -> None:
         transform = self.transform
+        if self.noise is not None and transform.takes_native:
+            msg = "transform.jpeg ffmpeg takes the decoder's own pictures, which noise does not reach: leave one out"
+            raise RecipeError(msg)
         plain = transform.channel_order == "rgb" and not any(transform.mean) and set(transform.std) == {1.0}
         if self.flow is not None and not (plain and transform.mean_cube is None and transform.jpeg is None):
             msg = "a flow recipe has no colour channels: leave channel_order, mean, std, mean_cube and jpeg alone"
@@ -343,6 +368,7 @@ _IMPLIED: dict[tuple[str, str], object] = {
     ("Network", "temporal"): "clip",
     ("Recipe", "flow"): None,
     ("Recipe", "imported"): None,
+    ("Recipe", "noise"): None,
 }
 
 

@@ -26,6 +26,7 @@ from vadx.features.recipe import (
     Interpolation,
     Kernel,
     Network,
+    Noise,
     Precision,
     Quantization,
     Recipe,
@@ -154,9 +155,11 @@ def any_recipes(draw: st.DrawFn) -> Recipe:
         switches=draw(st.dictionaries(st.text(), st.text() | finite | st.integers() | st.booleans(), max_size=4)),
         temporal=temporal,
     )
+    transform = draw(transforms(of_flow=flow is not None))
+    noises = st.builds(Noise, seed=st.integers(0, 2**40), span_frames=lengths)
     return Recipe(
         sampling=sampling,
-        transform=draw(transforms(of_flow=flow is not None)),
+        transform=transform,
         network=network,
         weights=draw(st.text()),
         decode=Decode(rotation=draw(st.sampled_from(["apply", "ignore"]))),
@@ -164,6 +167,7 @@ def any_recipes(draw: st.DrawFn) -> Recipe:
         dtype=draw(st.sampled_from(get_args(StoredDtype))),
         numerics=draw(st.integers(1, 9)),
         flow=flow,
+        noise=None if transform.takes_native else draw(st.none() | noises),
     )
 
 
@@ -250,6 +254,7 @@ YOUNGER_CHANGES: dict[str, Any] = {
     "network.temporal": "mean",
     "flow": FLOW_MAPPING,
     "imported": {"layout": "rtfm", "release": "ucf", "unknown": ["weights"], "crop": ""},
+    "noise": {"kind": "wsal", "seed": 0, "span_frames": 32},
 }
 FLOW_CHANGES: dict[str, Any] = {
     "flow.bound": 15.0,
@@ -308,6 +313,27 @@ def test_every_field_of_flow_changes_the_digest() -> None:
     digests = [Recipe.from_mapping(mapping).digest for mapping in mappings]
     assert len({FIRST.digest, flow.digest, *digests}) == 2 + len(mappings)
     assert set(fields_of(FLOW_MAPPING, "flow.")) == set(FLOW_CHANGES) | {"flow.method"}
+
+
+def test_every_field_of_noise_changes_the_digest() -> None:
+    noises = [Noise(), Noise(seed=1), Noise(span_frames=16)]
+    digests = {replace(FIRST, noise=noise).digest for noise in (None, *noises)}
+    assert len(digests) == 4
+    assert FIRST.digest in digests
+    assert {name for noise in noises for name in replace(FIRST, noise=noise).to_mapping()["noise"]} == {
+        "kind",
+        "seed",
+        "span_frames",
+    }
+    assert [str(noise) for noise in noises] == ["wsal:0:32", "wsal:1:32", "wsal:0:16"]
+
+
+def test_noise_that_cannot_be_meant_is_refused() -> None:
+    for changes in ({"seed": -1}, {"span_frames": 0}):
+        with pytest.raises(RecipeError, match=r"noise\.seed is 0 or more"):
+            Noise(**changes)
+    with pytest.raises(RecipeError, match="noise does not reach"):
+        replace(FIRST, noise=Noise(), transform=replace(FIRST.transform, jpeg="ffmpeg"))
 
 
 def test_averaged_crops_change_the_digest() -> None:
