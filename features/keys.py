@@ -32,8 +32,12 @@ def video_id(path: PurePath, root: PurePath) -> str:
         if ``path`` does not lie below ``root``.
     """
     relative = path.relative_to(root)
-    text = PurePosixPath(relative.parent, relative.stem).as_posix()
-    return unicodedata.normalize("NFC", as_text(text))
+    return id_of_name(PurePosixPath(relative.parent, relative.stem).as_posix())
+
+
+def id_of_name(name: str) -> str:
+    """Give the id of a video that is known by a name: NFC, bytes that are not UTF-8 as ``\\xNN``."""
+    return unicodedata.normalize("NFC", as_text(name))
 
 
 def as_text(path: str) -> str:

@@ -5,7 +5,9 @@ Frames are counted as they are decoded, from 0; a container's own frame count is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +43,19 @@ class Clip:
             raise ValueError(msg)
 
 
+FRAMES_FROM: Mapping[str, str] = MappingProxyType(
+    {
+        "export": "as vadx counted them before it exported the features",
+        "counts": "as a list says that was given",
+        "rows": "as many as the rows of the features imply; nobody counted them",
+    }
+)
+"""How the frames of a video are known that nobody decoded for its features -> what that means."""
+
+UNTIMED = "unknown"
+"""The ``time_source`` of a video whose clips have no seconds: they are NaN."""
+
+
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
     """What decoding a video showed, beside its frames. Stored with its features.
@@ -50,6 +65,9 @@ class VideoFacts:
     where it states no duration of its own. ``rotation_degrees`` is the clockwise turn that was applied to the
     decoded pictures. ``width`` and ``height`` are those of the first frame after that turn. ``time_source`` is
     ``"pts"``, or ``"synthetic"`` where the container has no timestamps and the frame rate stood in for them.
+
+    Of features that vadx did not compute nobody decoded the video: ``frames_from`` is then one of `FRAMES_FROM`,
+    ``time_source`` is ``"fps"`` where somebody stated a frame rate, else ``"unknown"``, and what is not known is 0.
     """
 
     fps: float
@@ -67,6 +85,7 @@ class VideoFacts:
     num_size_changes: int = 0
     coverage: float | None = None
     partial: bool = False
+    frames_from: str | None = None
 
     @property
     def is_degraded(self) -> bool:
@@ -98,10 +117,12 @@ class ClipFeatures:
     frames; ``seconds (clip, 2)`` float64 from the frames' own timestamps; ``damaged (clip,)`` bool, whether a
     damaged frame went into the clip. ``provenance`` says what computed the values (engine, device, versions).
 
+    ``seconds`` are NaN, all of them, where ``facts.time_source`` says that the times are unknown.
+
     Raises
     ------
     ValueError
-        if the shapes disagree.
+        if the shapes disagree, or seconds are NaN of a video whose times are known.
     FeatureError
         with code ``FEATURE_NONFINITE`` if a value is NaN or infinite.
     """
@@ -117,6 +138,9 @@ class ClipFeatures:
     def __post_init__(self) -> None:
         check_shapes(self.values, self.frames, self.seconds, self.damaged)
         check_finite(self.values)
+        if bool(np.isnan(self.seconds).any()) and self.facts.time_source != UNTIMED:
+            msg = f"seconds are NaN, and the times are said to be known, from {self.facts.time_source}"
+            raise ValueError(msg)
 
     def __len__(self) -> int:
         return int(self.values.shape[0])
@@ -161,7 +185,9 @@ def concatenate(parts: Sequence[ClipFeatures]) -> ClipFeatures:
                 f"{theirs.num_frames_decoded} of {theirs.width}x{theirs.height}"
             )
             raise ValueError(msg)
-        same_times = part.seconds.shape == first.seconds.shape and np.array_equal(part.seconds, first.seconds)
+        same_times = part.seconds.shape == first.seconds.shape and np.array_equal(
+            part.seconds, first.seconds, equal_nan=True
+        )
         if (
             not same_times
             or part.values.shape[:2] != first.values.shape[:2]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,14 @@ import numpy as np
 
 from ...errors import NoInputError, UsageError
 from ..frame_truth import CLIP_FRAMES, TARGETS, frame_truth
-from ..recipe import RECIPE_FACTS
+from ..keys import id_of_name
+from ..recipe import RECIPE_FACTS, Recipe
 from ..text_lines import is_folder, read_whole
 from .export import Export, ExportReport, claim, count_labels, default_prefix, finish, put_truth, reliance
+from .facts import facts_of
 from .files import read_npy
 from .marker import MARKER, MarkedVideo, Marker, read_marker
-from .model import OWN, SPLITS, Files, Found, Layout, Seen
+from .model import OWN, SPLITS, Files, Found, Layout, Place, Seen
 from .plan import FITS, Fit, Size, Wishes, crops_of, plan_export
 from .table import LAYOUTS
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
     from ..bags import CropPool
     from ..manifest import Manifest
-    from ..recipe import Recipe
     from ..timeline import ClipFeatures
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Found",
     "Imported",
     "Layout",
+    "Place",
     "check_layout",
     "export_layout",
     "find_layout",
@@ -73,7 +75,8 @@ class Imported:
     """A folder in a layout. Iterating reads one video after another: `Found`, with ``values (clip, crop, feature)``.
 
     ``known`` are facts of the recipe by their names in `RECIPE_FACTS`: of an export of vadx all that it was told, else
-    what is published for the layout. ``unknown`` are the others. ``loses``: what the files do not say.
+    what is published for the layout. ``unknown`` are the others. ``loses``: what the files do not say. ``crop``: the
+    one crop that an export kept of those that its recipe makes, a number or ``mean``, "" for all.
     """
 
     layout: str
@@ -82,17 +85,28 @@ class Imported:
     unknown: tuple[str, ...]
     loses: str
     is_export: bool
+    crop: str = ""
 
     def __iter__(self) -> Iterator[Found]:
         """Raises `UsageError`, naming the file, for one that is not what the layout says."""
+        return (place.found() for place in self.places())
+
+    def places(self) -> Iterator[Place]:
+        """Give every video without reading its values.
+
+        Raises
+        ------
+        NoInputError
+            if there is none.
+        """
         marker = read_marker(self.folder)
         layout = LAYOUTS[self.layout]
         # Lists and labels often lie among the features that they are of.
         lists = [path for files in layout.data_sets.values() for path in (files.train, files.test, files.truth)]
         num_found = 0
-        for found in layout.family.read(self.folder, marker, {path.split("/")[-1] for path in lists}):
+        for place in layout.family.places(self.folder, marker, {path.split("/")[-1] for path in lists}):
             num_found += 1
-            yield found
+            yield replace(place, id=id_of_name(place.id))
         if not num_found:
             msg = f"{self.folder} holds no file of the layout {self.layout}; check the path, or give another layout"
             raise NoInputError(msg)
@@ -163,7 +177,8 @@ def export_layout(
     if fit not in FITS:
         msg = f"fit is one of {', '.join(FITS)}, not {fit!r}"
         raise UsageError(msg)
-    order = recipe.transform.crop_order if recipe is not None and crop is None else None
+    is_ordered = recipe is not None and crop is None and "transform.crop_order" not in recipe.unknown
+    order = recipe.transform.crop_order if recipe is not None and is_ordered else None
     where = default_prefix(folder) if prefix is None else prefix.rstrip("/")
     wishes = Wishes(where, crop, order, recipe, sizes, counts, fit)
     plan = plan_export(name, layout, data_set, manifest, features, wishes)
@@ -254,26 +269,23 @@ def import_layout(name: str, folder: Path) -> Imported:
     if marker is not None and marker.layout != name:
         msg = f"{folder} is an export of the layout {marker.layout}, not {name}; import it as {marker.layout}"
         raise UsageError(msg)
-    known = dict(layout.knows) if marker is None or not marker.recipe else _facts_of(marker)
-    unknown = tuple(fact for fact in RECIPE_FACTS if fact not in known)
+    known, crop = dict(layout.knows), ""
     if marker is not None and marker.recipe:
-        # A recipe leaves out what has its implied value: nothing of it is unknown.
-        unknown = ()
-    return Imported(name, folder, known, unknown, layout.loses, marker is not None)
+        known, crop = _facts_of(marker)
+    unknown = tuple(fact for fact in RECIPE_FACTS if fact not in known)
+    return Imported(name, folder, known, unknown, layout.loses, marker is not None, crop)
 
 
-def _facts_of(marker: Marker) -> dict[str, object]:
-    facts: dict[str, object] = {}
-    for part, value in marker.recipe.items():
-        if part in {"sampling", "transform", "network"} and isinstance(value, dict):
-            facts.update({f"{part}.{field}": one for field, one in value.items()})
-        else:
-            facts[part] = value
-    if marker.crop:
-        facts["transform.crops"] = marker.crop
-    if marker.crop_order or marker.crop:
-        facts["transform.crop_order"] = marker.crop_order or None
-    return facts
+def _facts_of(marker: Marker) -> tuple[dict[str, object], str]:
+    """Give what an export was told of its recipe, and which one crop it holds."""
+    recipe = Recipe.from_mapping(dict(marker.recipe))
+    facts = facts_of(recipe)
+    before = "" if recipe.imported is None else recipe.imported.crop
+    if marker.crop_order and not marker.crop:
+        facts["transform.crop_order"] = marker.crop_order
+    if facts.get("transform.crops") == "ten" and {video.num_crops for video in marker.videos} == {5}:
+        facts["transform.crops"] = "five"
+    return facts, marker.crop or before
 
 
 def _compare(seen: list[Seen], marker: Marker) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +13,7 @@ from .export import Export
 from .files import feature_array, npy_bytes, read_npy, walk
 from .lists import csv_rows, csv_text, label_by_place, local, read_list
 from .marker import MarkedVideo, Marker
-from .model import OWN, Crops, Files, Found, Seen
+from .model import OWN, Crops, Files, Place, Seen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,14 +49,13 @@ class ClipArrays:
             else:
                 export.put_lines(relative, [export.path_in_list(self.place(video, data_set)) for video in videos])
 
-    def read(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Found]:
+    def places(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Place]:
         if marker is not None:
             for video in marker.videos:
-                path = folder / self.place(video, marker.data_set)
-                yield Found(video.id, _values(path), video.label, video.split)
+                yield _place(video.id, folder / self.place(video, marker.data_set), video)
             return
         for path in walk(folder, self.suffix, skip):
-            yield Found(path.name.removesuffix(self.suffix), _values(path))
+            yield _place(path.name.removesuffix(self.suffix), path)
 
     def look(self, folder: Path, marker: Marker, files: Files) -> Iterator[Seen]:
         for split, relative in (("train", files.train), ("test", files.test)):
@@ -83,18 +83,22 @@ class PlainArrays:
             export.put(f"features/{video.id}.npy", npy_bytes(export.values(video)))
         export.put(export.files.train, manifest_text([v.entry for v in export.marker.videos], "csv").encode())
 
-    def read(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Found]:
+    def places(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Place]:
         if marker is not None:
             for video in marker.videos:
-                yield Found(video.id, _values(folder / "features" / f"{video.id}.npy"), video.label, video.split)
+                yield _place(video.id, folder / "features" / f"{video.id}.npy", video)
             return
         for path in walk(folder, ".npy", skip):
-            yield Found(path.relative_to(folder).with_suffix("").as_posix(), _values(path))
+            yield _place(path.relative_to(folder).with_suffix("").as_posix(), path)
 
     def look(self, folder: Path, marker: Marker, files: Files) -> Iterator[Seen]:
         for entry in read_manifest(folder / files.train, format="csv"):
             values = _values(folder / "features" / f"{entry.id}.npy")
             yield Seen(entry.split, entry.id.split("/")[-1], entry.label, *values.shape)
+
+
+def _place(identifier: str, path: Path, marked: MarkedVideo | None = None) -> Place:
+    return Place(identifier, (path,), partial(_values, path), marked)
 
 
 def _values(path: Path) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +18,7 @@ from .export import Export
 from .files import feature_array, npy_bytes, read_npy, walk
 from .lists import csv_rows, csv_text, label_by_place, local, read_list
 from .marker import MarkedVideo, Marker
-from .model import OWN, Crops, Files, Found, Seen
+from .model import OWN, Crops, Files, Place, Seen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,14 +116,14 @@ class CropArrays:
             # One dict literal of Python, which a dict of lists of numbers in JSON is too.
             export.put(self.segment_labels, json.dumps(labels).encode())
 
-    def read(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Found]:
+    def places(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Place]:
         if marker is None:
-            yield from self._read_release(folder, skip)
+            yield from self._of_release(folder, skip)
             return
         rule = self.convention(marker.data_set)
         for video in marker.videos:
             paths = [folder / rule.place(video, crop) for crop in range(rule.num_crops)]
-            yield Found(video.id, _stacked(paths), video.label, video.split)
+            yield Place(video.id, tuple(paths), partial(_stacked, paths), video)
 
     def look(self, folder: Path, marker: Marker, files: Files) -> Iterator[Seen]:
         rule = self.convention(marker.data_set)
@@ -146,8 +147,8 @@ class CropArrays:
                 label = _label(rule, files, entries[at], split, by_place)
                 yield Seen(split, name, label, *values.shape)
 
-    def _read_release(self, folder: Path, skip: Set[str]) -> Iterator[Found]:
-        """Read files as they were published: any convention of this layout whose files are there."""
+    def _of_release(self, folder: Path, skip: Set[str]) -> Iterator[Place]:
+        """Give files as they were published: any convention of this layout whose files are there."""
         suffixes = list(dict.fromkeys(rule.suffix for rule in self.conventions.values()))
         paths = list(walk(folder, ".npy", skip))
         here = set(paths)
@@ -160,10 +161,8 @@ class CropArrays:
                     continue
                 of_video = [path.with_name(f"{name}{suffix.of(crop)}.npy") for crop in range(MAX_CROPS)]
                 crops = [one for one in of_video if one in here]
-                if crops != of_video[: len(crops)]:
-                    msg = f"{path}: a crop between the first and the last is missing; copy the release again"
-                    raise UsageError(msg)
-                yield Found(name, _stacked(crops))
+                is_whole = crops == of_video[: len(crops)]
+                yield Place(name, tuple(crops), partial(_stacked, crops, is_whole=is_whole))
                 break
 
 
@@ -200,7 +199,10 @@ def _segment_labels(video: MarkedVideo) -> list[int]:
     return [int(one) for one in labels.reshape(-1, CLIP_FRAMES).max(axis=1)]
 
 
-def _stacked(paths: list[Path]) -> NDArray[np.float32]:
+def _stacked(paths: list[Path], *, is_whole: bool = True) -> NDArray[np.float32]:
+    if not is_whole:
+        msg = f"{paths[0]}: a crop between the first and the last is missing; copy the release again"
+        raise UsageError(msg)
     crops = [feature_array(read_npy(path), str(path), axes=(2,)) for path in paths]
     if len({crop.shape for crop in crops}) != 1:
         shapes = ", ".join(str(crop.shape) for crop in crops)

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from .export import Export
 from .files import MAX_ARRAY_BYTES, array_of, feature_array, walk
 from .lists import read_list
 from .marker import MarkedVideo, Marker
-from .model import OWN, Crops, Files, Found, Seen
+from .model import OWN, Crops, Files, Place, Seen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,13 +75,14 @@ class GcnArrays:
             elif relative:
                 export.put_lines(relative, names)
 
-    def read(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Found]:
+    def places(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Place]:
         if marker is not None:
             for video in marker.videos:
-                yield Found(video.id, _scores(folder / self.place(video)), video.label, video.split)
+                path = folder / self.place(video)
+                yield Place(video.id, (path,), partial(_scores, path), video)
             return
         for path in walk(folder, f"_{self.stream}.npz", skip):
-            yield Found(path.name.removesuffix(f"_{self.stream}.npz"), _scores(path))
+            yield Place(path.name.removesuffix(f"_{self.stream}.npz"), (path,), partial(_scores, path))
 
     def look(self, folder: Path, marker: Marker, files: Files) -> Iterator[Seen]:
         for split, relative in (("train", files.train), ("test", files.test)):

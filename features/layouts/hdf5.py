@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from .export import TMP, Export
 from .files import npy_bytes
 from .lists import read_list, sultani_annotation
 from .marker import MarkedVideo, Marker
-from .model import ONE_CROP, OWN, Crops, Files, Found, Seen
+from .model import ONE_CROP, OWN, Crops, Files, Place, Seen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -155,10 +156,19 @@ def read_video(path: Path, name: str) -> NDArray[np.float32]:
         return np.asarray(dataset[()], np.float32)[:, np.newaxis]
 
 
-def _read_all(paths: Sequence[Path], ending: str) -> Iterator[Found]:
+def _all_places(paths: Sequence[Path], ending: str) -> Iterator[Place]:
     for path in paths:
-        for name in video_names(path):
-            yield Found(name.removesuffix(ending), read_video(path, name))
+        try:
+            names = video_names(path)
+        except UsageError:
+            # Nobody knows which videos it held: the file stands for them, and its failure for theirs.
+            yield Place(path.stem, (path,), partial(read_video, path, ""))
+            continue
+        yield from (_place(name.removesuffix(ending), path, name) for name in names)
+
+
+def _place(identifier: str, path: Path, name: str, marked: MarkedVideo | None = None) -> Place:
+    return Place(identifier, (path,), partial(read_video, path, name), marked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +195,14 @@ class Wsal:
                 f"{export.files.train} wrongly: move that list to a path without it"
             )
 
-    def read(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Found]:
+    def places(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Place]:
         if marker is None:
             paths = [*folder.glob("*.hdf5"), *folder.glob("*.h5")]
-            yield from _read_all(sorted(path for path in paths if path.name not in {self.mask, *skip}), "")
+            yield from _all_places(sorted(path for path in paths if path.name not in {self.mask, *skip}), "")
             return
         for video in marker.videos:
             path = folder / (self.test if video.split == "test" else self.train)
-            yield Found(video.id, read_video(path, video.name), video.label, video.split)
+            yield _place(video.id, path, video.name, video)
 
     def look(self, folder: Path, marker: Marker, files: Files) -> Iterator[Seen]:
         with opened(folder / self.mask):
@@ -224,13 +234,12 @@ class Mist:
                 export.put(f"{self.masks}/{video.name}.npy", _mask(video))
         export.put_lines(export.files.test, lines)
 
-    def read(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Found]:
+    def places(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Place]:
         if marker is None:
-            yield from _read_all(sorted(path for path in folder.glob("*.h5") if path.name not in skip), ".npy")
+            yield from _all_places(sorted(path for path in folder.glob("*.h5") if path.name not in skip), ".npy")
             return
         for video in marker.videos:
-            values = read_video(folder / self.features, f"{video.name}.npy")
-            yield Found(video.id, values, video.label, video.split)
+            yield _place(video.id, folder / self.features, f"{video.name}.npy", video)
 
     def look(self, folder: Path, marker: Marker, files: Files) -> Iterator[Seen]:
         for split, relative in (("train", files.train), ("test", files.test)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .export import Export
-    from .marker import Marker
+    from .marker import MarkedVideo, Marker
 
 OWN = "own"
 """The data set that stands for any list of one's own: a clip has 16 labels, and nothing is taken for granted."""
@@ -74,6 +74,27 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """One video of a layout whose values are not read yet.
+
+    ``id`` as in `Found`. ``files`` are those that its values come from; other videos may lie in the same. ``load``
+    reads ``(row, crop, feature)`` and raises `UsageError` or `NoInputError` for files that are not what the layout
+    says. ``marked`` is what the note of an export says of the video, None in a release.
+    """
+
+    id: str
+    files: tuple[Path, ...]
+    load: Callable[[], NDArray[np.float32]]
+    marked: MarkedVideo | None = None
+
+    def found(self) -> Found:
+        """Read it. Raises as ``load``."""
+        if self.marked is None:
+            return Found(self.id, self.load())
+        return Found(self.id, self.load(), self.marked.label, self.marked.split)
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """What the target's loader makes of one of its entries, in its order.
 
@@ -99,7 +120,7 @@ class Family(Protocol):
     def write(self, export: Export) -> None:
         """Write features and lists of all videos of an export."""
 
-    def read(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Found]:
+    def places(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Place]:
         """Give all videos below a folder, of an export or of a published release, but no files named in ``skip``."""
 
     def look(self, folder: Path, marker: Marker, files: Files) -> Iterator[Seen]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from .export import Export
 from .files import below, walk
 from .lists import events, read_list, sultani_annotation
 from .marker import MarkedVideo, Marker
-from .model import ONE_CROP, OWN, Crops, Files, Found, Seen
+from .model import ONE_CROP, OWN, Crops, Files, Place, Seen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,14 +79,14 @@ class Sultani(SegmentText):
             export.put(self.place(video), self.rows(export, video))
         export.put_lines(export.files.test, [sultani_annotation(video) for video in export.of("test")])
 
-    def read(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Found]:
+    def places(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Place]:
         if marker is not None:
             for video in marker.videos:
-                yield Found(video.id, read_rows(folder / self.place(video)), video.label, video.split)
+                yield _place(video.id, folder / self.place(video), video)
             return
         # The ten published samples have no _C in their names.
         for path in walk(folder, ".txt", skip):
-            yield Found(path.stem.removesuffix("_C"), read_rows(path))
+            yield _place(path.stem.removesuffix("_C"), path)
 
     def look(self, folder: Path, marker: Marker, files: Files) -> Iterator[Seen]:
         folders = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
@@ -126,13 +127,13 @@ class Ekosman(SegmentText):
             lines.append(" ".join([*fields, *events(video)]))
         export.put_lines(export.files.test, lines)
 
-    def read(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Found]:
+    def places(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Place]:
         if marker is not None:
             for video in marker.videos:
-                yield Found(video.id, read_rows(folder / "features" / self.place(video)), video.label, video.split)
+                yield _place(video.id, folder / "features" / self.place(video), video)
             return
         for path in walk(folder, ".txt", skip):
-            yield Found(path.relative_to(folder).with_suffix("").as_posix(), read_rows(path))
+            yield _place(path.relative_to(folder).with_suffix("").as_posix(), path)
 
     def look(self, folder: Path, marker: Marker, files: Files) -> Iterator[Seen]:
         for split, relative in (("train", files.train), ("test", files.test)):
@@ -141,6 +142,10 @@ class Ekosman(SegmentText):
                 # The script cuts at the first dot.
                 path = below(folder, f"features/{video.split('.')[0]}.txt", relative)
                 yield _seen(split, path.stem, int("Normal" not in video), read_rows(path))
+
+
+def _place(identifier: str, path: Path, marked: MarkedVideo | None = None) -> Place:
+    return Place(identifier, (path,), partial(read_rows, path), marked)
 
 
 def _seen(split: str, name: str, label: int, rows: NDArray[np.float32]) -> Seen:

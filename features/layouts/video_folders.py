@@ -8,6 +8,7 @@ import pickletools
 import re
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from .export import Export
 from .files import feature_array, npy_bytes, read_npy, walk
 from .lists import read_list
 from .marker import MarkedVideo, Marker
-from .model import ONE_CROP, OWN, Crops, Files, Found, Seen
+from .model import ONE_CROP, OWN, Crops, Files, Place, Seen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,14 +130,15 @@ class VideoFolders:
             export.notes.append(f"{unknown} anomalous videos have no spans: all of their frames are called anomalous")
         export.put(videos, label_pickle(self._video_labels(export)))
 
-    def read(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Found]:
+    def places(self, folder: Path, marker: Marker | None, skip: Set[str]) -> Iterator[Place]:
         if marker is not None:
             for video in marker.videos:
-                yield Found(video.id, _values(folder / self.place(video, marker.data_set)), video.label, video.split)
+                path = folder / self.place(video, marker.data_set)
+                yield Place(video.id, (path,), partial(_values, path), video)
             return
         for path in walk(folder, "feature.npy", skip):
             if path.name == "feature.npy":
-                yield Found(path.parent.name, _values(path))
+                yield Place(path.parent.name, (path,), partial(_values, path))
 
     def look(self, folder: Path, marker: Marker, files: Files) -> Iterator[Seen]:
         frames, videos = (read_label_pickle(folder / relative) for relative in self.labels(marker.data_set))
