@@ -475,8 +475,8 @@ def _nameless_file(num_bytes: int) -> io.FileIO:
 
 def _main() -> NoReturn:
     # What ends a run is the parent's to decide.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     parent, descriptor, memory, num_slots = map(int, sys.argv[1:])
     connection = Connection(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from ..errors import NoInputError, UsageError
 from ..extract.files import VIDEO_EXTENSIONS
-from ..features.keys import collisions, video_id
+from ..features.keys import as_text, collisions, video_id
 
 _GLOB_CHARACTERS = frozenset("*?[")
 
@@ -72,6 +73,23 @@ def find_videos(names: Sequence[str], *, root: Path | None = None) -> Inputs:
         tuple(e for e in entries if e.id not in ambiguous),
         tuple(e for e in entries if e.id in ambiguous),
         passed_over,
+    )
+
+
+def take_part(found: Inputs, number: int, num_parts: int) -> Inputs:
+    """Give the ``number``-th of ``num_parts`` parts, counted from 1.
+
+    A video's id alone says in which part it is, so that jobs which see different listings, as of a folder that grows,
+    neither share a video nor leave one out.
+    """
+
+    def belongs(entry: Entry) -> bool:
+        return int.from_bytes(hashlib.sha256(as_text(entry.id).encode()).digest()[:8]) % num_parts == number - 1
+
+    return Inputs(
+        tuple(filter(belongs, found.entries)),
+        tuple(filter(belongs, found.colliding)),
+        found.num_passed_over,
     )
 
 

@@ -21,6 +21,7 @@ from ..features.store import open_shard_set
 from .capacity import bottleneck
 from .extraction import Effort, process_videos
 from .job import Outcome
+from .policy import Allowance, FailureLimit
 from .progress import StartEvent, SummaryEvent, Tally, video_event
 from .source import Source
 from .stopping import StopSignals
@@ -139,17 +140,20 @@ def run_videos(
     *,
     display: Display,
     limit: int | None = None,
+    failures: FailureLimit | None = None,
+    stop_after_seconds: float | None = None,
     num_decoders: int = 0,
     effort: Effort | None = None,
     emit: Callable[[bytes], Any] = lambda _line: None,
     process: Process | None = None,
-) -> None:
+) -> str | None:
     """Do what every video still needs, as ``process``, by default `process_videos`, does it: an outcome a job for each.
 
     The tallies of ``runs`` hold what became of the videos, also if the run is stopped. ``limit`` ends the run after so
-    many videos that had to be worked on. ``emit`` is given every event as one line of JSON; with several sets a
-    video's events name theirs. What is finished stays finished, however the run ends. ``num_decoders`` and ``effort``
-    as in `process_videos`.
+    many videos that had to be worked on, ``failures`` after so many that failed: those under way are still finished,
+    and the reason is returned. After ``stop_after_seconds`` it ends as by a signal. ``emit`` is given every event as
+    one line of JSON; with several sets a video's events name theirs. What is finished stays finished, however the run
+    ends. ``num_decoders`` and ``effort`` as in `process_videos`.
 
     Raises
     ------
@@ -166,11 +170,21 @@ def run_videos(
     # A video's line on the display is its worst: how many frames were decoded does not depend on the sets.
     shown = Tally(len(entries) + len(colliding))
     display.start(entries)
-    with StopSignals() as stop:
+    allowance = Allowance(limit, failures or FailureLimit())
+    with StopSignals(stop_after_seconds) as stop:
         try:
             jobs = [run.job for run in runs]
             for outcomes in _outcomes(
-                entries, colliding, jobs, hints, display, stop, limit, num_decoders, effort, process or process_videos
+                entries,
+                colliding,
+                jobs,
+                hints,
+                display,
+                stop,
+                allowance,
+                num_decoders,
+                effort,
+                process or process_videos,
             ):
                 for run, outcome in zip(runs, outcomes, strict=True):
                     run.tally.outcomes.append(outcome)
@@ -196,6 +210,7 @@ def run_videos(
                     open_shard_set(run.job.set_path).save_index(new_hints)
                 own_code = exit_code if exit_code != 3 else 3 * bool(run.tally.failed)
                 emit(run.log.write(_summary(run.tally, run.log.name, effort, stop.exit_code or own_code)))
+    return allowance.stop_reason
 
 
 _SEVERITY = ("current", "done", "degraded", "failed")
@@ -218,14 +233,13 @@ def _outcomes(
     hints: dict[str, tuple[int, int, str]],
     display: Display,
     stop: StopSignals,
-    limit: int | None,
+    allowance: Allowance,
     num_decoders: int,
     effort: Effort,
     process: Process,
 ) -> Iterator[list[Outcome]]:
     for entry in colliding:
         yield [collision_outcome(entry) for _ in jobs]
-    allowance = _Allowance(limit)
     for outcomes in process(
         entries,
         jobs,
@@ -236,26 +250,8 @@ def _outcomes(
         may_start=allowance.covers,
         effort=effort,
     ):
-        allowance.spent += any(_was_work(outcome) for outcome in outcomes)
+        allowance.note(outcomes)
         yield outcomes
-
-
-@dataclass(slots=True)
-class _Allowance:
-    """How many videos may be worked on, None for all, and how many were."""
-
-    limit: int | None
-    spent: int = 0
-
-    def covers(self, num_begun: int) -> bool:
-        """Whether one more may be begun, if each of those begun is work."""
-        return self.limit is None or self.spent + num_begun < self.limit
-
-
-def _was_work(outcome: Outcome) -> bool:
-    # What only its surroundings can mend does not count, or it would be all that is ever tried.
-    new_failure = outcome.status == "failed" and outcome.reason != "failed before" and not outcome.retriable
-    return outcome.status in ("done", "degraded") or new_failure
 
 
 def _summary(tally: Tally, run: str, effort: Effort, exit_code: int) -> SummaryEvent:

@@ -23,6 +23,7 @@ COMMANDS = {
     "extract": "extract",
     "tubes": "tubes",
     "bags": "bags",
+    "score": "score",
     "export": "export",
     "ls": "stores",
     "info": "stores",
@@ -88,7 +89,9 @@ def cli(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of its codes."""
-    signal.signal(signal.SIGTERM, _stop)
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _stop)
     sys.exit(run(arguments))
 
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import rich_click as click
 
 from ...errors import UsageError, WeightsError
+from ..policy import FailureLimit, parse_duration, parse_failure_limit, parse_part
 
 if TYPE_CHECKING:
     from ...features.stage_set import StageSet
     from ...features.store import FeatureSet, Store
+    from ..inputs import Inputs
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,6 +44,14 @@ def run_options(*, force: str, verbose: str) -> Callable[[F], F]:
     """Add what every command that works through videos has: which it takes, which it passes over, what it prints."""
     options = [
         click.option("--limit", type=click.IntRange(min=0), help="Stop after so many videos that were still to do."),
+        click.option("--part", help="I/N: only the I-th of N parts of the videos, for job arrays."),
+        click.option("--fail-fast", is_flag=True, help="Begin no other video once one has failed."),
+        click.option(
+            "--max-failures",
+            default=str(FailureLimit()),
+            help="Begin no other video once so many failed, or more than this share of 20 or more.",
+        ),
+        click.option("--stop-after", help="Stop in time, as 3h50m: exit 143, and the same command resumes."),
         click.option("--strict", is_flag=True, help="Refuse videos with any damage."),
         click.option("--allow-partial", is_flag=True, help="Accept truncated and damaged videos as far as they go."),
         click.option("--dry-run", "-n", is_flag=True, help="Only say what would be done, and why."),
@@ -59,6 +69,26 @@ def run_options(*, force: str, verbose: str) -> Callable[[F], F]:
         return function
 
     return add
+
+
+def run_limits(options: dict[str, Any]) -> dict[str, Any]:
+    """Give what `run_options` say of when a run ends, as `run_videos` takes it. Raises `UsageError`."""
+    limit = parse_failure_limit(options["max_failures"])
+    after = options["stop_after"]
+    return {
+        "limit": options["limit"],
+        "failures": FailureLimit(count=1) if options["fail_fast"] else limit,
+        "stop_after_seconds": None if after is None else parse_duration(after),
+    }
+
+
+def find_part(options: dict[str, Any]) -> Inputs:
+    """Find the videos that the inputs mean, of the part that ``--part`` names. Raises as `find_videos`."""
+    from ..inputs import find_videos, take_part
+
+    part = None if options["part"] is None else parse_part(options["part"])
+    found = find_videos(options["inputs"], root=options["root"])
+    return found if part is None else take_part(found, *part)
 
 
 def print_json(value: object) -> None:

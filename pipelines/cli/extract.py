@@ -11,7 +11,7 @@ import rich_click as click
 from ...errors import UsageError, VadxError
 from ...extract.engines import ENGINES, PREFERENCE
 from ...features import recipe as recipes
-from .common import DEFAULT_STORE, run_options
+from .common import DEFAULT_STORE, find_part, run_limits, run_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,19 +93,19 @@ def extract(ctx: click.Context, /, **options: Any) -> int:
     vadx extract videos/ --crops ten --clip-stride 8 --dry-run
     """
     from ..config import check_context
-    from ..inputs import find_videos
     from ..plan import choose_presets, make_plans
 
     check_context(ctx)
+    limits = run_limits(options)
     presets = choose_presets(options["backbone"], options["preset"])
-    found = find_videos(options["inputs"], root=options["root"])
+    found = find_part(options)
     plans = _distinct(make_plans(presets, overrides_of(options), options["weights"]))
     _check_runnable(plans, options)
     if options["dry_run"]:
         for plan in plans:
             _dry_run(found, plan, options, names_set=len(plans) > 1)
         return 0
-    return _extract(found, plans, options)
+    return _extract(found, plans, options, limits)
 
 
 def _distinct(plans: Sequence[Plan]) -> list[Plan]:
@@ -173,7 +173,7 @@ def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any], *, names_set: b
     click.echo(f"{summary or 'nothing'} -> {where}; nothing was decoded or written", err=True)
 
 
-def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any]) -> int:
+def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any], limits: dict[str, Any]) -> int:
     from ...features.store import Store
     from ..extraction import Effort
     from ..job import make_job
@@ -198,12 +198,12 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any]) -> i
     num_decoders = decoders_of(options, plans)
     effort = Effort()
     try:
-        run_videos(
+        reason = run_videos(
             found.entries,
             found.colliding,
             runs,
             display=display,
-            limit=options["limit"],
+            **limits,
             num_decoders=num_decoders,
             effort=effort,
             emit=emit,
@@ -213,6 +213,8 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any]) -> i
             for run in runs:
                 say(f"stopped: {counts(run.tally)}")
         raise
+    if reason is not None:
+        say(f"stopped: {reason}; see to the cause, then the same command resumes")
     stored = {o.id: None for run in runs for o in run.tally.outcomes if o.status in ("done", "degraded")}
     if options["quiet"] and not options["as_json"]:
         for entry in found.entries:

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from ...detectors.detector import DEFAULT_SCORE_THRESHOLD
 from ...errors import UsageError, VadxError
-from .common import DEFAULT_STORE, run_options
+from .common import DEFAULT_STORE, find_part, run_limits, run_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,12 +129,12 @@ def tubes(ctx: click.Context, /, **options: Any) -> int:
     vadx tubes videos/ --max-gap 1 --group vehicle=car,truck,bus
     """
     from ..config import check_context
-    from ..inputs import find_videos
     from ..tube_detection import DetectionFiles
 
     check_context(ctx)
+    limits = run_limits(options)
     _check_together(ctx, options)
-    found = find_videos(options["inputs"], root=options["root"])
+    found = find_part(options)
     plans = _plans(options)
     files = getattr(plans[0].work, "files", None)
     if isinstance(files, DetectionFiles) and not files.path.is_dir() and len(found.entries) > 1:
@@ -143,7 +143,7 @@ def tubes(ctx: click.Context, /, **options: Any) -> int:
     targets = _pictures(options, found)
     if options["dry_run"]:
         return _dry_run(found, plans, options)
-    return _run(found, plans, options, targets)
+    return _run(found, plans, options, targets, limits)
 
 
 _DETECTORS_OWN = ("detector", "weights", "classes", "group", "min_size", "proposals", "det_score", "precision", "batch")
@@ -240,7 +240,13 @@ def _dry_run(found: Inputs, plans: Sequence[StagePlan], options: dict[str, Any])
     return 0
 
 
-def _run(found: Inputs, plans: Sequence[StagePlan], options: dict[str, Any], targets: dict[str, Path]) -> int:
+def _run(
+    found: Inputs,
+    plans: Sequence[StagePlan],
+    options: dict[str, Any],
+    targets: dict[str, Path],
+    limits: dict[str, Any],
+) -> int:
     from ...features.store import Store
     from ..extraction import Effort
     from ..progress import make_display
@@ -259,12 +265,12 @@ def _run(found: Inputs, plans: Sequence[StagePlan], options: dict[str, Any], tar
         say(f"{num_videos} videos{passed}")
     runs = start_runs(jobs, num_videos)
     try:
-        run_videos(
+        reason = run_videos(
             found.entries,
             found.colliding,
             runs,
             display=make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"]),
-            limit=options["limit"],
+            **limits,
             num_decoders=options["decoders"],
             effort=Effort(),
             emit=click.echo if options["as_json"] else lambda _line: None,
@@ -274,6 +280,8 @@ def _run(found: Inputs, plans: Sequence[StagePlan], options: dict[str, Any], tar
         if talks:
             _report(runs)
         raise
+    if reason is not None:
+        say(f"stopped: {reason}; see to the cause, then the same command resumes")
     if options["quiet"] and not options["as_json"]:
         stored = {o.id for o in runs[-1].tally.outcomes if o.status in ("done", "degraded")}
         for entry in found.entries:

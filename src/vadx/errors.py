@@ -204,8 +204,8 @@ class ResourceError(VadxError, MemoryError):
 
 
 class Stopped(VadxError, KeyboardInterrupt):
-    """A signal asked the run to end. The same command resumes."""
+    """A signal, or the time that a run was given, asked it to end. The same command resumes."""
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by signal {signal_number}; the same command resumes")
+    def __init__(self, signal_number: int, cause: str | None = None) -> None:
+        super().__init__(f"stopped {cause or f'by signal {signal_number}'}; the same command resumes")
         self.exit_code = 130 if signal_number == 2 else 143

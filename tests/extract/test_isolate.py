@@ -265,8 +265,8 @@ def test_what_interrupts_the_parent_is_for_the_parent_alone(pool: DecodePool, tm
     path = plain(tmp_path, num_frames=400)
     reader = pool.open(path)
     process = fill(pool, reader)
-    os.kill(process.pid, signal.SIGINT)
-    os.kill(process.pid, signal.SIGTERM)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(process.pid, number)
     assert_same(see(reader), seen_directly(path))
     assert os.getsid(process.pid) == process.pid
 

@@ -27,6 +27,8 @@ Vadx = Callable[..., Ran]
 
 pytestmark = pytest.mark.timeout(180)
 
+EXIT_CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 143}
+
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -130,7 +132,7 @@ def test_a_decoder_that_dies_costs_one_video(
     assert vadx_here(*order).code == (3 if code == "VIDEO_CRASH" else 0)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", EXIT_CODES)
 def test_a_signal_ends_a_run_and_its_decoders_and_the_same_command_resumes(
     name: str, store: Path, six_videos: Path, vadx_here: Vadx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +160,7 @@ def test_a_signal_ends_a_run_and_its_decoders_and_the_same_command_resumes(
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "process_videos", stopping)
-        assert vadx_here(*order).code == 128 + getattr(signal, name)
+        assert vadx_here(*order).code == EXIT_CODES[name]
     assert children
     for pid in children:
         with pytest.raises(ProcessLookupError):
@@ -202,7 +204,7 @@ def test_a_video_that_is_replaced_before_it_is_hashed_is_not_stored(
     assert [line["num_frames"] for line in json_lines(again.out) if line["event"] == "video"] == [12]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", EXIT_CODES)
 def test_a_hash_that_takes_long_does_not_hold_up_a_signal(
     name: str, vadx_here: Vadx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +224,7 @@ def test_a_hash_that_takes_long_does_not_hold_up_a_signal(
 
     monkeypatch.setattr(Source, "_hashed", endless)
     ran = vadx_here(*TINY, "v", "--out", "store", "--decoders", "1", "--json")
-    assert ran.code == 128 + getattr(signal, name)
+    assert ran.code == EXIT_CODES[name]
     assert cancelled == [True]
     assert [line["event"] for line in json_lines(ran.out)] == ["start", "summary"]
 
