@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import VideoError
+from ..errors import UsageError, VideoError
 from ..features.timeline import ClipFeatures
 from .batches import Batches
 from .clip_stream import ClipStream, Timeline
@@ -165,6 +165,11 @@ class VideoExtraction:
     """One recipe over one video.
 
     Iterating yields float32 blocks ``(clip, crop, feature)`` in order; `table` describes the clips afterwards.
+
+    Raises
+    ------
+    UsageError
+        for a recipe with noise, which is drawn from a video's id.
     """
 
     def __init__(
@@ -175,6 +180,12 @@ class VideoExtraction:
         *,
         on_frames: Callable[[int], None] | None = None,
     ) -> None:
+        if recipe.noise is not None:
+            msg = (
+                f"the recipe puts noise {recipe.noise} on frames, drawn from a video's id, and a single file has none: "
+                "give a recipe without, or make a feature set: vadx extract --noise"
+            )
+            raise UsageError(msg)
         self._shared = SharedExtraction(source, [(recipe, engine)], on_frames=on_frames)
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import Stopped, StoreWriteError, VideoError
 from ..features.keys import key_of
-from ..features.recipe import Decode
+from ..features.recipe import Decode, Noise
 from ..features.spool import ClipSpool
 from ..features.store import FeatureSet
 from .job import Job, Outcome, engines_for, software_versions
+from .noise import NoisyFrames
 from .settling import Result, Task, current_outcome, decide, failed_before, failed_outcome, outcome_of
 from .source import Source
 
@@ -367,7 +368,9 @@ class InFlight:
                 if self._on_frames is not None:
                     self._on_frames(entry, count)
 
-            work = VideoPass(reader, pairs, on_frames=tick)
+            noise = job.recipe.noise
+            frames = reader if noise is None else NoisyFrames(reader, noise, entry.id)
+            work = VideoPass(frames, pairs, on_frames=tick)
             self._decoding.append(_Pass(video, tasks, engines, reader, work, spools, stack.pop_all()))
             video.num_left += 1
 
@@ -412,10 +415,10 @@ class InFlight:
 
 
 def _decoded_alike(tasks: Sequence[Task]) -> list[list[Task]]:
-    """Group tasks whose recipes want the same decoded frames."""
-    groups: dict[Decode, list[Task]] = {}
+    """Group tasks whose recipes want the same decoded frames, with the same noise on them."""
+    groups: dict[tuple[Decode, Noise | None], list[Task]] = {}
     for task in tasks:
-        groups.setdefault(task.job.recipe.decode, []).append(task)
+        groups.setdefault((task.job.recipe.decode, task.job.recipe.noise), []).append(task)
     return list(groups.values())
 
 

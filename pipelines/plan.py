@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from ..errors import RecipeError, UsageError
 from ..extract.backbones import find_backbone, find_presets
 from ..extract.backbones.spec import Switch
 from ..extract.weights import WEIGHTS
+from ..features.recipe import Noise, NoiseKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,7 @@ DEFAULT_BACKBONE = "i3d"
 
 _SAMPLING = ("clip_length", "clip_stride", "frame_step", "fps", "tail")
 _TRANSFORM = ("kernel", "jpeg")
-_RECIPE = ("precision", "dtype")
+_RECIPE = ("precision", "dtype", "noise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Overrides:
     temporal: str | None = None
     precision: str | None = None
     dtype: str | None = None
+    noise: Noise | None = None
     switches: tuple[tuple[str, Switch], ...] = ()
 
     def named(self) -> dict[str, Any]:
@@ -69,6 +71,7 @@ class Plan:
         parts += [f"{sampling.fps:g}fps"] if sampling.fps is not None else []
         parts.append(recipe.transform.crops)
         parts += [recipe.precision] if recipe.precision != "fp32" else []
+        parts += [f"noise{recipe.noise.seed}"] if recipe.noise is not None else []
         return "-".join(parts).lower()
 
 
@@ -227,6 +230,18 @@ def parse_jpeg(text: str) -> str | int:
         return int(text)
     msg = f"--jpeg is ffmpeg, or a quality from 1 to 100; got {text!r}"
     raise UsageError(msg)
+
+
+def parse_noise(text: str) -> Noise:
+    """Read ``--noise``: ``KIND:SEED``, and ``:FRAMES`` of a span. Raises `UsageError` for anything else."""
+    kinds = "|".join(get_args(NoiseKind))
+    found = re.fullmatch(rf"({kinds}):(\d{{1,18}})(?::(\d{{1,9}}))?", text, re.ASCII)
+    if found is None:
+        msg = f"--noise is {kinds}:SEED, or {kinds}:SEED:FRAMES, as in wsal:0; got {text!r}"
+        raise UsageError(msg)
+    kind, seed, frames = found.groups()
+    chosen: dict[str, Any] = {} if frames is None else {"span_frames": int(frames)}
+    return Noise(kind=cast("NoiseKind", kind), seed=int(seed), **chosen)
 
 
 def _weights_label(plan: Plan) -> str:

@@ -20,6 +20,7 @@ _WIDTH = 110
 def prose(recipe: Recipe) -> str:
     """Say what a recipe does, in one line."""
     steps = ["frames"]
+    steps += [] if recipe.noise is None else [f"noise {recipe.noise}"]
     steps += [] if recipe.sampling.fps is None else [f"nearest frames at {recipe.sampling.fps:g} frames/s"]
     steps += [*_sizes(recipe.transform)]
     steps += [] if recipe.flow is None else [_flow(recipe.flow)]

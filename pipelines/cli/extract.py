@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 @click.option("--switch", "switch", multiple=True, help="NAME=VALUE: a published variant of the network.")
 @click.option("--precision", type=click.Choice(get_args(recipes.Precision)), help="Arithmetic of the network.")
 @click.option("--dtype", type=click.Choice(get_args(recipes.StoredDtype)), help="How features are stored.")
+@click.option("--noise", help="KIND:SEED, as wsal:0: noise on the frames of normal videos, a set of its own.")
 @click.option("--weights", help="A name of `vadx weights ls`, a file, or random[:SEED].")
 @click.option("--device", "-d", default="auto", help="cpu, cuda, cuda:N, or auto.")
 @click.option("--batch", type=click.IntRange(min=1), help="Clips in a batch; fixed for a run.")
@@ -135,11 +136,12 @@ def _check_runnable(plans: Sequence[Plan], options: dict[str, Any]) -> None:
 
 def overrides_of(options: dict[str, Any]) -> Overrides:
     """Give what the options change in a preset. Raises `UsageError` for one that cannot be read."""
-    from ..plan import Overrides, parse_jpeg, parse_switch
+    from ..plan import Overrides, parse_jpeg, parse_noise, parse_switch
 
     changed = {name: options[name] for name in Overrides.__slots__ if name != "switches"}
     changed["switches"] = tuple(map(parse_switch, options["switch"]))
     changed["jpeg"] = None if options["jpeg"] is None else parse_jpeg(options["jpeg"])
+    changed["noise"] = None if options["noise"] is None else parse_noise(options["noise"])
     return Overrides(**changed)
 
 

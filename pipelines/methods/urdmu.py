@@ -323,12 +323,15 @@ class UrDmu(Method):
         scores[batch.normal] = net.score(normal, drawn + net.mean(normal_other))
         scores[batch.anomalous] = net.score(anomalous, recalled + net.mean(anomalous_other))
 
-        anchor = chosen_mean(normal, normal_known, normal_mask)
-        positive = chosen_mean(anomalous, anomalous_mistaken, anomalous_mask)
-        negative = chosen_mean(anomalous, anomalous_known, anomalous_mask)
-        triplet = F.triplet_margin_loss(
-            *(F.normalize(one, dim=1) for one in (anchor, positive, negative)), margin=chosen.triplet_margin
+        anchor, positive, negative = (
+            F.normalize(chosen_mean(*these), dim=1)
+            for these in (
+                (normal, normal_known, normal_mask),
+                (anomalous, anomalous_mistaken, anomalous_mask),
+                (anomalous, anomalous_known, anomalous_mask),
+            )
         )
+        triplet = F.triplet_margin_loss(anchor, positive, negative, margin=chosen.triplet_margin)
         distance = length_distance(
             chosen_mean(recalled, anomalous_known, anomalous_mask),
             chosen_mean(drawn, normal_known, normal_mask),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -20,9 +20,6 @@ from torch.optim import Adagrad, Optimizer
 from ...errors import UsageError
 from . import Batch, Losses, Method, Scores, Settings, check_choices
 from .deepmil import paired_hinge, smoothness, sparsity
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 NOISY = "noisy"
 """The name in `Batch.more` of the features of the same bags with noise: shape of `Batch.features`."""
@@ -49,11 +46,10 @@ class WsalSettings(Settings):
     on anomalous bags [C].
 
     ``noise_weight`` and ``location_weight``, the lambda of Eq. 3 for the terms of Eq. 13: 1 [P], 0 [C]. A batch without
-    noisy features has no noise term. ``noisy_share``: at most so much of a video's segments gets noise; [P] says "m
-    segments", which is also its word for all. ``fused_share``: at most so much of a hand-crafted anomaly is fused; [P]
-    says "several" [D]. ``fusion_least`` and ``fusion_most``: the share of the anomalous feature, 0.2 to 0.5 [P, III.C].
-    ``location_sign``: Eq. 12 as printed pushes fused segments below the others; ``text`` pushes them above, as the
-    sentence before it says; ``printed`` is the equation.
+    noisy features has no noise term; `vadx.pipelines.noise` puts noise on frames. ``fused_share``: at most so much of a
+    hand-crafted anomaly is fused; [P] says "several" [D]. ``fusion_least`` and ``fusion_most``: the share of the
+    anomalous feature, 0.2 to 0.5 [P, III.C]. ``location_sign``: Eq. 12 as printed pushes fused segments below the
+    others; ``text`` pushes them above, as the sentence before it says; ``printed`` is the equation.
 
     ``learning_rate`` of Adagrad 0.001 [P, C], halved after ``first_halving`` and ``second_halving`` of ``iterations``:
     1,200, 2,400 and 3,000 [P]; 7,800, 10,400 and 13,000, 26 an epoch [C].
@@ -79,7 +75,6 @@ class WsalSettings(Settings):
     sparsity_mean: str = "bags"
     smoothness: float = 0.0
     noise_weight: float = 1.0
-    noisy_share: float = 1.0
     location_weight: float = 1.0
     fused_share: float = 0.25
     fusion_least: float = 0.2
@@ -120,10 +115,9 @@ class WsalSettings(Settings):
                 f"and learning_rate {self.learning_rate} above 0; give such values"
             )
             raise UsageError(msg)
-        for name in ("noisy_share", "fused_share"):
-            if not 0 < getattr(self, name) <= 1:
-                msg = f"{name} is {getattr(self, name)}: a share of segments is above 0 and at most 1; give such a one"
-                raise UsageError(msg)
+        if not 0 < self.fused_share <= 1:
+            msg = f"fused_share is {self.fused_share}: a share of segments is above 0 and at most 1; give such a one"
+            raise UsageError(msg)
 
 
 def _layers(dim: int, units: tuple[int, ...], dropout: float, *, bare_end: bool = False) -> nn.Sequential:
@@ -320,85 +314,6 @@ def craft_anomalies(
     row = torch.from_numpy(partner).to(normal.device)[:, None]
     other = anomalous[row, torch.from_numpy(source).to(normal.device)]
     return Crafted(torch.where(fused[..., None], torch.lerp(normal, other, weight), normal), fused)
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentNoise:
-    """What noise one segment's raw frames get, all of them alike; one of `NOISES`.
-
-    Blur goes ``angle_degrees`` against the horizontal over ``kernel_pixels``. A block of ``colour``, RGB, covers
-    ``height`` and ``width`` of a frame from ``top`` and ``left``; ``scale_y`` and ``scale_x`` enlarge or reduce it. All
-    but angle and pixels are in parts of the frame.
-    """
-
-    segment: int
-    kind: str
-    kernel_pixels: int = 0
-    angle_degrees: float = 0.0
-    colour: tuple[int, int, int] = (0, 0, 0)
-    top: float = 0.0
-    left: float = 0.0
-    height: float = 0.0
-    width: float = 0.0
-    scale_y: float = 1.0
-    scale_x: float = 1.0
-
-
-BLOCK_COLOURS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
-    {"black": (0, 0, 0), "blue": (0, 0, 255), "purple": (128, 0, 128)}
-)
-"""The colours that section III.C names, as RGB."""
-
-
-def _blur(random: np.random.Generator) -> dict[str, Any]:
-    return {"kernel_pixels": 5, "angle_degrees": float(random.uniform(-45, 45))}
-
-
-def _block(random: np.random.Generator) -> dict[str, Any]:
-    height, width = (float(side) for side in random.uniform(0.25, 1, 2))
-    return {
-        "colour": list(BLOCK_COLOURS.values())[random.integers(len(BLOCK_COLOURS))],
-        "top": float(random.uniform(0, 1 - height)),
-        "left": float(random.uniform(0, 1 - width)),
-        "height": height,
-        "width": width,
-    }
-
-
-def _scale(random: np.random.Generator) -> dict[str, Any]:
-    scale_y, scale_x = (float(scale) for scale in random.uniform(0.8, 1.2, 2))
-    return {"scale_y": scale_y, "scale_x": scale_x}
-
-
-NOISES: Mapping[str, Callable[[np.random.Generator], dict[str, Any]]] = MappingProxyType(
-    {"motion-blur": _blur, "block": _block, "scale": _scale}
-)
-"""Kind of noise, section III.C -> what draws its numbers: a kernel of 5 and -45 to 45 degrees; 1/4 to 1 of the image,
-taken as the block's sides; 20 percent less to 20 percent more on each axis."""
-
-
-def noise_plan(num_segments: int, *, seed: int, settings: WsalSettings | None = None) -> tuple[SegmentNoise, ...]:
-    """Say which segments of a normal video get which noise, by segment; one kind each, equal seeds alike.
-
-    Raises
-    ------
-    UsageError
-        if there is no segment.
-    """
-    if num_segments < 1:
-        msg = f"a video has 1 segment or more, not {num_segments}; give the number of its segments"
-        raise UsageError(msg)
-    random = np.random.default_rng(seed)
-    chosen = settings or WsalSettings()
-    most = max(1, int(chosen.noisy_share * num_segments))
-    count = random.integers(1, most + 1)
-    segments: NDArray[np.int64] = np.sort(random.choice(num_segments, count, replace=False))
-    kinds = list(NOISES)
-    plan = []
-    for segment in segments.tolist():
-        kind = kinds[random.integers(len(kinds))]
-        plan.append(SegmentNoise(segment, kind, **NOISES[kind](random)))
-    return tuple(plan)
 
 
 class Wsal(Method):

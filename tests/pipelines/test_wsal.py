@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import Any
 
@@ -15,8 +14,6 @@ from vadx.errors import UsageError
 from vadx.pipelines.methods import Batch
 from vadx.pipelines.methods.deepmil import paired_hinge
 from vadx.pipelines.methods.wsal import (
-    BLOCK_COLOURS,
-    NOISES,
     ContextEncoding,
     Wsal,
     WsalNetwork,
@@ -29,7 +26,6 @@ from vadx.pipelines.methods.wsal import (
     labels_mean,
     location_loss,
     noise_loss,
-    noise_plan,
     score_max,
     score_range,
     second_order_variation,
@@ -398,31 +394,6 @@ def test_what_is_fused_follows_the_number_of_the_iteration() -> None:
     assert not torch.equal(one, other)
 
 
-def test_the_noise_of_a_seed_is_as_published() -> None:
-    assert noise_plan(32, seed=4) == noise_plan(32, seed=4) != noise_plan(32, seed=5)
-    plans = [noise_plan(8, seed=seed) for seed in range(200)]
-    assert {len(plan) for plan in plans} == set(range(1, 9))
-    assert {len(noise_plan(8, seed=s, settings=WsalSettings(noisy_share=0.25))) for s in range(50)} == {1, 2}
-    for plan in plans:
-        segments = [noise.segment for noise in plan]
-        assert segments == sorted(set(segments))
-        assert set(segments) <= set(range(8))
-    kinds = {kind: [n for plan in plans for n in plan if n.kind == kind] for kind in NOISES}
-    blurs, blocks, scales = (kinds[kind] for kind in ("motion-blur", "block", "scale"))
-    assert {blur.kernel_pixels for blur in blurs} == {5}
-    angles = [blur.angle_degrees for blur in blurs]
-    assert -45 <= min(angles) < -40 < 40 < max(angles) <= 45
-    assert {block.colour for block in blocks} == set(BLOCK_COLOURS.values())
-    sides = [side for block in blocks for side in (block.height, block.width)]
-    assert 0.25 <= min(sides) < 0.3 < 0.95 < max(sides) <= 1
-    assert all(b.top >= 0 and b.left >= 0 and b.top + b.height <= 1 and b.left + b.width <= 1 for b in blocks)
-    both = [scale for noise in scales for scale in (noise.scale_y, noise.scale_x)]
-    assert 0.8 <= min(both) < 0.82 < 1.18 < max(both) <= 1.2
-    assert all(not math.isclose(noise.scale_y, noise.scale_x) for noise in scales)
-    with pytest.raises(UsageError, match="1 segment or more"):
-        noise_plan(0, seed=0)
-
-
 def test_a_batch_without_noisy_features_has_no_noise_term() -> None:
     method, network = small()
     assert "noise" in method.loss(network, batch(more=True)).parts
@@ -457,7 +428,6 @@ def test_the_rate_is_halved_twice() -> None:
         ({"dropout": 1.0}, "dropout 1.0"),
         ({"learning_rate": 0.0}, "learning_rate 0.0"),
         ({"fused_share": 0.0}, "fused_share is 0.0"),
-        ({"noisy_share": 1.5}, "noisy_share is 1.5"),
         ({"iterations": 0}, "iterations is 0"),
     ],
     ids=str,
