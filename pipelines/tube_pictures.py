@@ -172,7 +172,7 @@ def tube_overlay(
     """
     target, numbers = Path(path), tube_ids(tubes, ids)
     active = ActiveTubes(tubes, choose_tubes(tubes, order=order, top=top, kinds=kinds))
-    with publishing(target) as temporary, _Mp4(temporary, target, fps) as video:
+    with publishing(target) as temporary, Mp4(temporary, target, fps) as video:
 
         def push(block: FrameBlock) -> None:
             for index, (frame, pts_seconds) in enumerate(
@@ -263,7 +263,7 @@ class _Clock:
         return ticks
 
 
-class _Mp4:
+class Mp4:
     """An H.264 video in a file, of the size of its first picture. A context manager."""
 
     def __init__(self, path: Path, target: Path, fps: float) -> None:

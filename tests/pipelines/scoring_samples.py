@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vadx.extract.backbones import find_backbone
 from vadx.features.timeline import ClipFeatures, VideoFacts
 from vadx.pipelines.methods import METHODS, Method
 from vadx.pipelines.methods.deepmil import DeepMil
-from vadx.pipelines.model_folder import Mark, Model
+from vadx.pipelines.model_folder import Mark, Model, read_model, write_facts, write_network
+from vadx.pipelines.plan import Overrides, make_plan
 
 FPS = 25.0
 CLIP_FRAMES = 16
@@ -63,3 +67,35 @@ def random_model(name: str, clips: ClipFeatures, rule: str, num_segments: int, *
     method: Method = METHODS[name].make(**SMALL.get(name, {}))
     network = method.network(clips.values.shape[2]).eval()
     return Model(method, network, "last", Mark(1), {"method": name, **facts_of(clips, rule, num_segments, **more)})
+
+
+def write_tiny_model(folder: Path, method: str = "deepmil", *, weights: str = "random:5", **changes: Any) -> Model:
+    """Write a model folder for features of the plug-in network ``tiny``, as a training writes it, and read it."""
+    plan = make_plan(find_backbone("tiny").default_preset, Overrides(), weights)
+    made = METHODS[method].make(**SMALL.get(method, {}))
+    torch.manual_seed(2)
+    network = made.network(8)
+    with torch.no_grad():
+        # Weights as they are drawn score all videos alike.
+        for values in network.parameters():
+            values.mul_(4)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "method": method,
+        "settings": dataclasses.asdict(made.settings),
+        "dim": 8,
+        "num_crops": 1,
+        "num_segments": 4,
+        "rule": "rtfm",
+        "recipe_digest": plan.recipe.digest,
+        "recipe": plan.recipe.to_mapping(),
+        "set_name": f"{plan.slug}-{plan.recipe.digest[:8]}",
+        "crop_pool": "keep",
+        "bags_seed": 0,
+        "classes": [],
+        "choice": "nothing was measured",
+        "weights_sha256": plan.recipe.weights,
+    }
+    write_facts(folder, {**facts, **changes})
+    write_network(folder, "last", network, Mark(7))
+    return read_model(folder)

@@ -1,0 +1,224 @@
+"""``vadx score``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from ...errors import UsageError
+from ...extract.engines import ENGINES
+from .common import json_option, open_any_set, open_set, store_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ...features.stage_set import StageSet
+    from ...features.store import FeatureSet
+    from ..inputs import Inputs
+    from ..model_folder import Model
+    from ..run import JobRun
+    from ..score_run import Found, Wanted
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, metavar="[VIDEO]...")
+@click.option("--which", type=click.Choice(["last", "best"]), default="last", help="Which of the model's networks.")
+@click.option(
+    "--threshold", "-t", type=click.FloatRange(0, 1), default=0.5, help="From which score on something is found."
+)
+@click.option("--top", type=click.IntRange(min=0), default=5, help="Print so many intervals, of the highest peaks.")
+@click.option("--csv", type=click.Path(path_type=Path), help="Write each frame's score: a file, or a folder.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw scores over time: a .png, a .svg, or a folder.")
+@click.option("--overlay", type=click.Path(path_type=Path), help="Draw scores into the video: an .mp4, or a folder.")
+@click.option("--set", "set_name", metavar="SET", help="Score what is stored in a feature set; VIDEOs are its ids.")
+@click.option("--tubes", metavar="SET", help="Score these features of tubes too, of `vadx tubes`; for mgpr.")
+@store_option
+@click.option("--root", type=click.Path(path_type=Path, exists=True), help="Ids are paths below this folder.")
+@click.option("--weights", help="A file of the weights of the model's recipe, where they have no name.")
+@click.option("--device", "-d", default="auto", help="cpu, cuda, cuda:N, or auto.")
+@click.option("--batch", type=click.IntRange(min=1), help="Clips in a batch; fixed for a run.")
+@click.option("--engine", type=click.Choice(list(ENGINES)), help="What runs the network.  [default: as vadx extract]")
+@click.option(
+    "--decoders", type=click.IntRange(min=0, max=64), help="Processes that decode.  [default: by device and cores]"
+)
+@click.option("--strict", is_flag=True, help="Refuse videos with any damage.")
+@click.option("--allow-partial", is_flag=True, help="Accept truncated and damaged videos as far as they go.")
+@click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
+@json_option
+@click.option("--quiet", "-q", is_flag=True, help="Print only the ids of videos in which something is found.")
+@click.option("--verbose", "-v", is_flag=True, help="Print a line for every video that is extracted.")
+@click.pass_context
+def score(ctx: click.Context, /, **options: Any) -> int:
+    """Score videos with a trained MODEL, a folder that vadx train wrote: where in them is something abnormal, and when?
+
+    VIDEOs are folders, files, globs, @list.txt or -, as of vadx extract. Each is extracted by the model's own recipe
+    into the store, once, and scored. An interval is a run of frames whose score is the threshold or more.
+
+    \b
+    vadx score model/ video.mp4
+    vadx score model/ videos/ --plot plots/ --overlay drawn/
+    vadx score model/ --set i3d --json > scores.json
+    """
+    from ..config import check_context
+    from ..model_folder import read_model
+
+    check_context(ctx)
+    model = read_model(options["model"], options["which"])
+    if options["set_name"] is not None:
+        return _score_set(model, options)
+    if not options["inputs"]:
+        msg = "name videos, or a feature set: vadx score MODEL VIDEO, or vadx score MODEL --set SET"
+        raise UsageError(msg)
+    return _score_videos(model, options)
+
+
+def _score_set(model: Model, options: dict[str, Any]) -> int:
+    from ..score_run import check_targets, find_in
+    from ..scoring import check_set
+
+    if options["overlay"] is not None:
+        msg = "--overlay draws into videos, and --set names features alone: give the videos, vadx score MODEL VIDEO"
+        raise UsageError(msg)
+    feature_set = open_set(options["set_name"], options["store"])
+    check_set(model, feature_set)
+    ids = options["inputs"] or tuple(feature_set)
+    for identifier in ids:
+        if identifier not in feature_set:
+            raise UsageError(str(feature_set.missing(identifier).args[0]))
+    wanted = _wanted(model, options)
+    check_targets(wanted.targets, (), len(ids))
+    found = find_in(model, feature_set, dict.fromkeys(ids), wanted, tubes=_tubes(model, options))
+    return _tell(model, found, [], options)
+
+
+def _score_videos(model: Model, options: dict[str, Any]) -> int:
+    from ..inputs import find_videos
+    from ..score_plan import model_plan
+    from ..score_run import check_targets, find_in
+
+    found = find_videos(options["inputs"], root=options["root"])
+    wanted = _wanted(model, options)
+    check_targets(wanted.targets, found.entries, len(found.entries) + len(found.colliding))
+    tubes = _tubes(model, options)
+    plan = model_plan(model.facts, options["weights"])
+    feature_set, run = _extracted(plan, found, options)
+    fine = {outcome.id for outcome in run.tally.outcomes if outcome.status != "failed"}
+    videos = {entry.id: entry.path for entry in found.entries if entry.id in fine}
+    return _tell(model, find_in(model, feature_set, videos, wanted, tubes=tubes), _failures(run), options)
+
+
+def _wanted(model: Model, options: dict[str, Any]) -> Wanted:
+    from ..score_run import FILES, Wanted
+
+    targets = {name: options[name] for name in FILES if options[name] is not None}
+    return Wanted(options["threshold"], targets, _name(model, options))
+
+
+def _name(model: Model, options: dict[str, Any]) -> str:
+    return f"{options['model'].resolve().name}: {model.facts['method']}, {model.which}"
+
+
+def _tubes(model: Model, options: dict[str, Any]) -> tuple[StageSet, StageSet] | None:
+    """Open the sets of ``--tubes``; says how to make them where a model could score tubes and is given none."""
+    from ...features.stage_set import StageSet
+    from ..tube_scoring import check_tubes, tubes_before
+    from .extract import say
+
+    if options["tubes"] is None:
+        if model.facts["method"] == "mgpr" and not (options["quiet"] or options["as_json"]):
+            say(
+                f"segments alone are scored. mgpr also scores tubes: make them, vadx tubes VIDEO --out "
+                f"{options['store']}, and add --tubes SET, the last set that this names"
+            )
+        return None
+    features = open_any_set(options["tubes"], options["store"])
+    if not isinstance(features, StageSet):
+        msg = f"{features.name} holds clip features, not those of tubes: give the last set that vadx tubes makes"
+        raise UsageError(msg)
+    check_tubes(model, features)
+    return features, tubes_before(features)
+
+
+def _extracted(plan: Any, found: Inputs, options: dict[str, Any]) -> tuple[FeatureSet, JobRun]:
+    """Extract what is not stored yet; gives the set and what became of each video."""
+    from ...features.store import Store
+    from ..extraction import Effort
+    from ..job import make_job
+    from ..progress import make_display
+    from ..run import run_videos, start_runs
+    from .extract import decoders_of, say
+
+    store = Store(options["store"])
+    feature_set = store.create(plan.recipe, slug=plan.slug, preset=plan.preset_name, weights_name=plan.weights_name)
+    job = make_job(plan, feature_set.path, {**options, "force": False})
+    talks = not (options["quiet"] or options["as_json"])
+    if talks:
+        say(f"features: {plan.preset_name} -> {feature_set.path}")
+        if plan.recipe.weights.startswith("random:"):
+            say(f"WARNING: {plan.recipe.weights} weights: these features, and so the scores, mean nothing")
+    runs = start_runs([job], len(found.entries) + len(found.colliding))
+    stopped = run_videos(
+        found.entries,
+        found.colliding,
+        runs,
+        display=make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"]),
+        num_decoders=decoders_of(options, [plan]),
+        effort=Effort(),
+    )
+    if stopped is not None:
+        say(f"stopped: {stopped}; see to the cause, then the same command resumes")
+    return feature_set, runs[0]
+
+
+def _failures(run: JobRun) -> list[Found]:
+    from ..score_run import Found
+
+    return [
+        Found(outcome.id, Path(outcome.path), failure=outcome.message, code=outcome.code)
+        for outcome in run.tally.failed
+    ]
+
+
+def _tell(model: Model, found: Iterable[Found], failures: list[Found], options: dict[str, Any]) -> int:
+    """Print what was found, video by video, and last what failed. Gives the exit code."""
+    import json
+
+    from ..progress import printable
+    from ..score_run import failure_mapping
+    from ..score_video import video_lines, video_mapping
+    from .extract import say
+
+    failed, videos = list(failures), []
+    for one in found:
+        if one.video is None:
+            failed.append(one)
+        elif options["as_json"]:
+            path = None if one.path is None else str(one.path)
+            videos.append(video_mapping(one.video, one.intervals, path=path, files=one.files))
+        elif options["quiet"]:
+            if one.intervals:
+                click.echo(printable(one.id))
+        else:
+            lines = video_lines(one.video, one.intervals, options["threshold"], options["top"])
+            click.echo("\n".join(map(printable, lines)))
+            for file in one.files:
+                say(f"  written: {file}")
+    if options["as_json"]:
+        told = {
+            "model": str(options["model"]),
+            "method": model.facts["method"],
+            "which": model.which,
+            "iteration": model.mark.iteration,
+            "threshold": options["threshold"],
+            "videos": videos,
+            "failed": [failure_mapping(one) for one in failed],
+        }
+        click.echo(json.dumps(told))
+    if failed:
+        say(f"{len(failed)} failed:")
+        for one in failed:
+            say(f"  error[{one.code or 'SCORE'}] {one.failure}")
+    return 3 if failed else 0

@@ -1,0 +1,232 @@
+"""A video's scores as a curve over its time: a picture of its own, or a strip for the foot of the video's frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+from xml.sax.saxutils import escape
+
+import numpy as np
+
+from ..errors import UsageError
+from .drawing import PALETTE, Colour, text_font
+from .score_video import clock, end_seconds
+from .tube_pictures import disk_errors, publishing
+
+if TYPE_CHECKING:
+    from typing import BinaryIO, Literal
+
+    from numpy.typing import NDArray
+
+    from .score_video import Interval
+    from .scoring import ScoredVideo
+
+    Anchor = Literal["start", "middle", "end"]
+    Points = Sequence[tuple[float, float]]
+
+WIDTH, HEIGHT = 1000, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 972, 44, 262
+_TEXT, _TITLE_TEXT, _TITLE_LENGTH = 13, 16, 72
+_PAPER, _INK, _PALE_INK, _GRID, _FOUND = (255, 255, 255), (24, 24, 24), (96, 96, 96), (225, 225, 225), (252, 226, 210)
+CURVE: Colour = PALETTE["blue"]
+_SECOND_CURVE = PALETTE["bluish green"]
+_THRESHOLD = PALETTE["vermilion"]
+_SUPERSAMPLING = 2
+_MAX_TICKS = 9
+_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200)
+
+_OTHER_CURVES: Mapping[str, str] = MappingProxyType({"frame_activation": "T-CAM"})
+"""What else of `ScoredVideo.more` is drawn where a method gives it, and what it is called."""
+
+
+def curve_points(
+    frame_scores: NDArray[np.floating], frame_seconds: NDArray[np.float64], stop_seconds: float, num_columns: int
+) -> NDArray[np.float64]:
+    """Give the line that shows scores, ``(point, 2)``: the share of the video's time in [0, 1], and the score.
+
+    A frame's score lasts until the next frame. Where there are more points than columns can show, a column gets its
+    first, lowest, highest and last: no peak is lost.
+    """
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(frame_scores)) + 1])
+    stops = np.append(starts[1:], len(frame_scores))
+    times = np.maximum.accumulate(np.append(frame_seconds, stop_seconds))
+    shares = (times - times[0]) / max(times[-1] - times[0], 1e-9)
+    x = np.stack([shares[starts], shares[stops]], axis=1).ravel()
+    y = np.repeat(frame_scores[starts].astype(np.float64), 2)
+    if len(x) <= 4 * num_columns:
+        return np.stack([x, y], axis=1)
+    columns = np.minimum((x * num_columns).astype(np.int64), num_columns - 1)
+    first = np.concatenate([[0], np.flatnonzero(np.diff(columns)) + 1])
+    last = np.append(first[1:], len(x)) - 1
+    values = [y[first], np.minimum.reduceat(y, first), np.maximum.reduceat(y, first), y[last]]
+    middles = (columns[first] + 0.5) / num_columns
+    return np.stack([np.repeat(middles, 4), np.stack(values, axis=1).ravel()], axis=1)
+
+
+class _Canvas(Protocol):
+    """What a plot is drawn on. Lengths are pixels of the plot."""
+
+    def rectangle(self, x1: float, y1: float, x2: float, y2: float, colour: Colour) -> None: ...
+    def line(self, points: Points, colour: Colour, width: float, *, dashed: bool = False) -> None: ...
+    def text(self, x: float, y: float, text: str, colour: Colour, size: int, anchor: Anchor = "start") -> None:
+        """Write text whose foot is at ``y``."""
+
+    def save(self, file: BinaryIO) -> None: ...
+
+
+class _Png:
+    """Draws larger and scales down, so that lines are smooth."""
+
+    def __init__(self, title: str) -> None:
+        from PIL import Image, ImageDraw
+
+        del title
+        self._image = Image.new("RGB", (WIDTH * _SUPERSAMPLING, HEIGHT * _SUPERSAMPLING), _PAPER)
+        self._draw = ImageDraw.Draw(self._image)
+
+    def rectangle(self, x1: float, y1: float, x2: float, y2: float, colour: Colour) -> None:
+        # Pillow's right and lower edge belong to it; however short, it is seen.
+        left, top, right, bottom = (round(_SUPERSAMPLING * value) for value in (x1, y1, x2, y2))
+        self._draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), fill=colour)
+
+    def line(self, points: Points, colour: Colour, width: float, *, dashed: bool = False) -> None:
+        scaled = [(_SUPERSAMPLING * x, _SUPERSAMPLING * y) for x, y in points]
+        thickness = max(1, round(_SUPERSAMPLING * width))
+        if not dashed:
+            self._draw.line(scaled, fill=colour, width=thickness, joint="curve")
+            return
+        (x1, y), (x2, _) = scaled
+        dash = 5 * _SUPERSAMPLING
+        for start in np.arange(x1, x2, 2 * dash).tolist():
+            self._draw.line((start, y, min(start + dash, x2), y), fill=colour, width=thickness)
+
+    def text(self, x: float, y: float, text: str, colour: Colour, size: int, anchor: Anchor = "start") -> None:
+        font = text_font(size * _SUPERSAMPLING)
+        place = {"start": "ls", "middle": "ms", "end": "rs"}[anchor]
+        self._draw.text((_SUPERSAMPLING * x, _SUPERSAMPLING * y), text, fill=colour, font=font, anchor=place)
+
+    def save(self, file: BinaryIO) -> None:
+        from PIL import Image
+
+        self._image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS).save(file, format="PNG", optimize=True)
+
+
+class _Svg:
+    def __init__(self, title: str) -> None:
+        self._parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+            f'role="img" font-family="sans-serif"><title>{escape(title)}</title>'
+        ]
+        self.rectangle(0, 0, WIDTH, HEIGHT, _PAPER)
+
+    def rectangle(self, x1: float, y1: float, x2: float, y2: float, colour: Colour) -> None:
+        self._parts.append(
+            f'<rect x="{x1:.2f}" y="{y1:.2f}" width="{x2 - x1:.2f}" height="{y2 - y1:.2f}" fill="{_css(colour)}"/>'
+        )
+
+    def line(self, points: Points, colour: Colour, width: float, *, dashed: bool = False) -> None:
+        places = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
+        dashes = ' stroke-dasharray="5"' if dashed else ""
+        self._parts.append(
+            f'<polyline points="{places}" fill="none" stroke="{_css(colour)}" stroke-width="{width:g}" '
+            f'stroke-linejoin="round"{dashes}/>'
+        )
+
+    def text(self, x: float, y: float, text: str, colour: Colour, size: int, anchor: Anchor = "start") -> None:
+        self._parts.append(
+            f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size}" fill="{_css(colour)}" text-anchor="{anchor}">'
+            f"{escape(text)}</text>"
+        )
+
+    def save(self, file: BinaryIO) -> None:
+        file.write("\n".join([*self._parts, "</svg>\n"]).encode("utf-8", "backslashreplace"))
+
+
+def _css(colour: Colour) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+PLOT_FORMATS: Mapping[str, Callable[[str], _Canvas]] = MappingProxyType({".png": _Png, ".svg": _Svg})
+"""Ending of a plot's file -> what it is drawn with."""
+
+
+def check_plot_path(path: Path) -> None:
+    """Raise `UsageError` unless a file's ending is one of `PLOT_FORMATS`."""
+    if path.suffix.lower() not in PLOT_FORMATS:
+        msg = f"--plot {path}: give a file that ends in {' or '.join(PLOT_FORMATS)}, or a folder that is there"
+        raise UsageError(msg)
+
+
+def write_plot(
+    target: Path, video: ScoredVideo, intervals: Sequence[Interval], threshold: float, *, caption: str = ""
+) -> None:
+    """Draw a video's frame scores over its time, its intervals shaded; the file's ending chooses the format.
+
+    Raises
+    ------
+    UsageError
+        for another ending, or a place that cannot be written to.
+    StoreWriteError
+        if the disk is full or fails.
+    """
+    check_plot_path(target)
+    canvas = PLOT_FORMATS[target.suffix.lower()](f"Scores of {video.id} over time")
+    _draw(canvas, video, intervals, threshold, caption)
+    with publishing(target) as temporary, disk_errors(target), temporary.open("wb") as file:
+        canvas.save(file)
+
+
+def _draw(canvas: _Canvas, video: ScoredVideo, intervals: Sequence[Interval], threshold: float, caption: str) -> None:
+    begin, end = float(video.frame_seconds[0]), end_seconds(video)
+
+    def x(share: float) -> float:
+        return _LEFT + share * (_RIGHT - _LEFT)
+
+    def y(score: float) -> float:
+        return _BOTTOM - score * (_BOTTOM - _TOP)
+
+    def x_of(seconds: float) -> float:
+        return x((seconds - begin) / max(end - begin, 1e-9))
+
+    for one in intervals:
+        canvas.rectangle(x_of(one.start_seconds), _TOP, x_of(one.stop_seconds), _BOTTOM, _FOUND)
+    for score in (0, 0.25, 0.5, 0.75, 1):
+        canvas.line([(_LEFT, y(score)), (_RIGHT, y(score))], _GRID, 1)
+        canvas.text(_LEFT - 6, y(score) + 4, f"{score:g}", _PALE_INK, _TEXT, "end")
+    for seconds, label in time_ticks(begin, end):
+        canvas.line([(x_of(seconds), _BOTTOM), (x_of(seconds), _BOTTOM + 5)], _PALE_INK, 1)
+        canvas.text(x_of(seconds), _BOTTOM + 20, label, _PALE_INK, _TEXT, "middle")
+    canvas.line([(_LEFT, y(threshold)), (_RIGHT, y(threshold))], _THRESHOLD, 1, dashed=True)
+    curves = [("", video.frame_scores, CURVE)]
+    curves[:0] = [(name, video.more[key], _SECOND_CURVE) for key, name in _OTHER_CURVES.items() if key in video.more]
+    for _, scores, colour in curves:
+        points = curve_points(scores, video.frame_seconds, end, _RIGHT - _LEFT)
+        canvas.line([(x(share), y(score)) for share, score in points.tolist()], colour, 2)
+    # A name's end tells videos apart.
+    shown = video.id if len(video.id) <= _TITLE_LENGTH else f"…{video.id[1 - _TITLE_LENGTH :]}"
+    canvas.text(_LEFT, 26, shown, _INK, _TITLE_TEXT)
+    top = int(video.frame_scores.argmax())
+    highest = f"highest {video.frame_scores[top]:.3f} at {clock(float(video.frame_seconds[top]))}"
+    canvas.text(_RIGHT, 26, highest, _INK, _TEXT, "end")
+    names = [("score", CURVE), *((name, colour) for name, _, colour in curves if name)]
+    for number, (name, colour) in enumerate([*names, (f"threshold {threshold:g}", _THRESHOLD)]):
+        canvas.line([(_LEFT + 100 * number, 290), (_LEFT + 100 * number + 16, 290)], colour, 2)
+        canvas.text(_LEFT + 100 * number + 22, 294, name, _PALE_INK, _TEXT)
+    canvas.text(_RIGHT, 294, caption, _PALE_INK, _TEXT, "end")
+
+
+def time_ticks(begin: float, end: float) -> list[tuple[float, str]]:
+    """Give round times in ``[begin, end]`` for an axis, at most nine, with what stands there."""
+    step = next((step for step in _STEPS if (end - begin) / step <= _MAX_TICKS - 1), 86400.0)
+    first, last = int(np.ceil(begin / step - 1e-9)), int(np.floor(end / step + 1e-9))
+    long = end >= 3600
+    stride = max(1, -(-(last - first + 1) // _MAX_TICKS))
+    return [(number * step, _tick_label(number * step, step, long=long)) for number in range(first, last + 1, stride)]
+
+
+def _tick_label(seconds: float, step: float, *, long: bool) -> str:
+    text = clock(seconds)
+    text = text if step < 1 else text[:-2]
+    return text if long else text.replace("0:", "", 1)

@@ -1,0 +1,135 @@
+"""What a person and a script are told of a scored video: where something is, when, and every frame's score."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import UsageError
+from .methods.align import connected_spans
+from .scoring import as_mapping
+from .tube_pictures import disk_errors, publishing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .scoring import ScoredVideo
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Frames ``[start, stop)`` whose scores reach a threshold, and when they are; ``peak`` is the highest of them.
+
+    ``start_seconds`` is the time of the first frame, ``stop_seconds`` that of the frame after the last, or the video's
+    end; ``peak_seconds`` that of the first frame of the peak.
+    """
+
+    start: int
+    stop: int
+    start_seconds: float
+    stop_seconds: float
+    peak: float
+    peak_seconds: float
+
+
+def find_intervals(video: ScoredVideo, threshold: float) -> tuple[Interval, ...]:
+    """Give the runs of frames whose score is ``threshold`` or more, the one of the highest peak first.
+
+    Of equal peaks the earlier comes first.
+
+    Raises
+    ------
+    UsageError
+        unless the threshold lies in [0, 1].
+    """
+    if not 0 <= threshold <= 1:
+        msg = f"scores lie in [0, 1], and the threshold is {threshold}: give --threshold 0.5"
+        raise UsageError(msg)
+    # Compared as float32: a score of 0.35 reaches a threshold of 0.35.
+    spans = connected_spans(video.frame_scores, float(np.float32(threshold)))
+    times = np.append(video.frame_seconds, end_seconds(video))
+    found = []
+    for start, stop in spans.tolist():
+        top = start + int(video.frame_scores[start:stop].argmax())
+        found.append(
+            Interval(
+                start, stop, float(times[start]), float(times[stop]), float(video.frame_scores[top]), float(times[top])
+            )
+        )
+    return tuple(sorted(found, key=lambda one: (-one.peak, one.start)))
+
+
+def end_seconds(video: ScoredVideo) -> float:
+    """Give the time at which a video's last frame ends: a segment's, or else one frame after the last."""
+    at_end = video.frames[:, 1] == video.num_frames
+    if at_end.any():
+        return float(video.seconds[at_end, 1].max())
+    times = video.frame_seconds
+    return float(times[-1] + (times[-1] - times[0]) / max(1, len(times) - 1))
+
+
+def clock(seconds: float) -> str:
+    """Give a time as h:mm:ss.s."""
+    tenths = round(abs(seconds) * 10)
+    sign = "-" if seconds < 0 and tenths else ""
+    return f"{sign}{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}.{tenths % 10}"
+
+
+def video_lines(video: ScoredVideo, intervals: Sequence[Interval], threshold: float, top: int) -> list[str]:
+    """Say in a few lines what a model found in a video: the intervals ``top`` of highest peak, in time's order."""
+    highest = int(video.frame_scores.argmax())
+    peak = f"{video.frame_scores[highest]:.3f} at {clock(float(video.frame_seconds[highest]))}"
+    head = f"{video.id}: {clock(end_seconds(video) - float(video.frame_seconds[0]))} long, highest {peak}"
+    head += "" if video.video is None else f", video {video.video:.3f}"
+    if video.classes:
+        best = sorted(video.classes.items(), key=lambda item: -item[1])[:3]
+        head += ", " + ", ".join(f"{name} {score:.3f}" for name, score in best)
+    if not intervals:
+        return [head, f"  nothing reaches {threshold:g}"]
+    shown = sorted(intervals[:top], key=lambda one: one.start)
+    lines = [
+        f"  {clock(one.start_seconds)} to {clock(one.stop_seconds)}  peak {one.peak:.3f} at {clock(one.peak_seconds)}"
+        for one in shown
+    ]
+    left = len(intervals) - len(shown)
+    return [head, *lines, *([f"  and {left} more with lower peaks: --top {len(intervals)}"] if left else [])]
+
+
+def video_mapping(
+    video: ScoredVideo, intervals: Sequence[Interval], *, path: str | None = None, files: Sequence[Path] = ()
+) -> dict[str, Any]:
+    """Give a scored video as plain JSON: that of `as_mapping`, its file, its intervals and what was written of it."""
+    return {
+        **as_mapping(video),
+        "path": path,
+        "intervals": [asdict(one) for one in intervals],
+        "files": [str(file) for file in files],
+    }
+
+
+def write_csv(target: Path, video: ScoredVideo) -> None:
+    """Write every frame's number, time and score as ``frame,pts_seconds,score``.
+
+    Times between edges of clips, which alone are stored, are spread evenly.
+
+    Raises
+    ------
+    UsageError
+        if it cannot be written there.
+    StoreWriteError
+        if the disk is full or fails.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["frame", "pts_seconds", "score"])
+    scores = video.frame_scores.astype(str)
+    writer.writerows(
+        (n, f"{s:.6f}", score) for n, (s, score) in enumerate(zip(video.frame_seconds, scores, strict=True))
+    )
+    with publishing(target) as temporary, disk_errors(target):
+        temporary.write_text(text.getvalue())
