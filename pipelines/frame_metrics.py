@@ -308,6 +308,18 @@ def estimates(pooled: Pool, draws: Draws | None = None, unit: str = "frame") -> 
     }
 
 
+def share(hits: ArrayLike, totals: ArrayLike, draws: Draws | None, missing: str) -> Estimate:
+    """Give the share of ``hits (video,)`` in ``totals (video,)``, summed over videos; ``missing`` says why of none."""
+    top, bottom = np.asarray(hits, np.int64), np.asarray(totals, np.int64)
+    if not bottom.sum():
+        return Estimate(None, missing)
+    low, high = None, None
+    if draws is not None and not draws.say_nothing:
+        drawn = draws.weights @ bottom
+        low, high = interval((draws.weights @ top)[drawn > 0] / drawn[drawn > 0])
+    return Estimate(float(top.sum() / bottom.sum()), "", low, high)
+
+
 def paired_difference(first: Pool, second: Pool, area: str, draws: Draws) -> Estimate:
     """Measure how much more the first pool has than the second, of the same videos in the same order.
 
