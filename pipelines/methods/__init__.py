@@ -274,6 +274,20 @@ METHODS: Mapping[str, MethodSpec] = MappingProxyType(
                 source="Sultani et al. 2018, table 3",
             ),
             MethodSpec(
+                name="nearest",
+                module="recognition",
+                method="NearestNeighbour",
+                meaning="the kind of anomaly of the nearest training video, by the mean of its features",
+                source="Sultani et al. 2018, table 5, C3D",
+            ),
+            MethodSpec(
+                name="recognition",
+                module="recognition",
+                method="Recognition",
+                meaning="a linear classifier of kinds of anomaly, on features pooled over a video",
+                source="Sultani et al. 2018, table 5, TCNN without its network",
+            ),
+            MethodSpec(
                 name="cibl",
                 module="baselines",
                 method="Cibl",

@@ -393,7 +393,8 @@ def test_every_method_trains_on_plain_bags_resumes_and_scores(tmp_path: Path, na
     assert scores.shape == (4, SEGMENTS)
     assert ((scores >= 0) & (scores <= 1)).all()
     lines = [value for line in lines_of(tmp_path / "cut") for term, value in line.items() if term.endswith("loss")]
-    assert len(lines) == 2 * len(method.phases)
+    # A nearest neighbour looks at its bags and descends nothing.
+    assert len(lines) == 2 * len(method.phases) * (name != "nearest")
     assert np.isfinite(lines).all()
 
 
