@@ -160,6 +160,12 @@ def make_engine(
     WeightsError
         if a mean or a flow network is not on this machine.
     """
+    if recipe.imported is not None:
+        msg = (
+            f"features of {recipe.imported.release} were imported: no video is extracted into their set, whatever is "
+            f"known of them; extract under a preset of your own: vadx presets"
+        )
+        raise UsageError(msg)
     where = pick_device(device)
     backbone.spec.check(recipe)
     cube = None

@@ -231,24 +231,33 @@ class Noise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """Where features come from that vadx did not compute, and what nobody said of how they were made.
+    """Where features come from that vadx did not compute, and what is known of how they were made.
 
-    ``layout`` is one of `features.layouts.LAYOUTS`; ``release`` the name that a person gave. ``unknown`` are facts of
-    `RECIPE_FACTS`, kept sorted: what the recipe holds in their places stands in for them and says nothing. ``crop`` is
-    the one crop kept of those that the recipe makes, a number or ``mean``, "" for all.
+    ``layout`` is one of `features.layouts.LAYOUTS`; ``release`` the name that a person gave. ``known`` are facts of
+    `RECIPE_FACTS`, kept sorted, None for all of them: what the recipe holds in the places of others stands in for them
+    and says nothing. ``crop`` is the one crop kept of those that the recipe makes, a number or ``mean``, "" for all.
     """
 
+    # Not the unknown ones: a fact that recipes learn to state later is unknown of what was imported before, and the
+    # digest stays.
     layout: str
     release: str
-    unknown: tuple[str, ...] = ()
+    known: tuple[str, ...] | None = None
     crop: str = ""
 
     def __post_init__(self) -> None:
-        strange = [fact for fact in self.unknown if fact not in RECIPE_FACTS]
+        if self.known is None:
+            return
+        strange = [fact for fact in self.known if fact not in RECIPE_FACTS]
         if strange:
-            msg = f"imported.unknown names {strange[0]!r}, and a recipe states {', '.join(RECIPE_FACTS)}"
+            msg = f"imported.known names {strange[0]!r}, and a recipe states {', '.join(RECIPE_FACTS)}"
             raise RecipeError(msg)
-        object.__setattr__(self, "unknown", tuple(sorted(set(self.unknown))))
+        object.__setattr__(self, "known", tuple(sorted(set(self.known))))
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """The facts of `RECIPE_FACTS` that nobody knows."""
+        return () if self.known is None else tuple(fact for fact in RECIPE_FACTS if fact not in self.known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,7 +308,7 @@ class Recipe:
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """The facts of `RECIPE_FACTS` that nobody knows; what stands in their places means nothing."""
+        """The facts of `RECIPE_FACTS` that nobody knows; what the recipe holds in their places means nothing."""
         return () if self.imported is None else self.imported.unknown
 
     def stated(self) -> dict[str, Any]:

@@ -167,7 +167,8 @@ class Store:
         found = [n for n in names if n.startswith(name)]
         if len(found) != 1:
             # "i3d" begins "i3d-flow-..." too, and means the network.
-            exact = [s.name for s in self.sets() if name in (s.preset, s.recipe.network.name)]
+            computed = [s for s in self.sets() if s.recipe.imported is None]
+            exact = [s.name for s in computed if name in (s.preset, s.recipe.network.name)]
             found = exact or found
         if len(found) == 1:
             return found[0]

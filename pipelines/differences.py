@@ -178,7 +178,7 @@ def find_difference(a: Side, b: Side, *, search: Search | None = None, tolerance
     comparison = compare(a.arrays, renamed, known=_knowledge(a, b, theirs), order=order, tolerance=tolerance)
     notes = [f"{name} fits several videos of B and is compared with none" for name in joined.ambiguous]
     diagnosis = None
-    is_turned = a.feature_set is None and b.feature_set is not None
+    is_turned = _computed(a) is None and _computed(b) is not None
     is_explained = any(finding.kind not in _EFFECTS for finding in comparison.causes)
     if comparison.differs and comparison.videos and not is_explained:
         reason = _why_not(a, b, comparison, search)
@@ -187,6 +187,7 @@ def find_difference(a: Side, b: Side, *, search: Search | None = None, tolerance
             notes += diagnosis.notes
         elif not comparison.causes:
             notes.append(reason)
+    notes += [note for side in (a, b) for note in _unknown_of(side)]
     return Difference(
         a=a.name,
         b=b.name,
@@ -198,8 +199,23 @@ def find_difference(a: Side, b: Side, *, search: Search | None = None, tolerance
     )
 
 
+def _computed(side: Side) -> FeatureSet | None:
+    """Give the side's set if clips can be extracted as it says: all of its recipe is known."""
+    feature_set = side.feature_set
+    if feature_set is None:
+        return None
+    imported = feature_set.recipe.imported
+    return feature_set if imported is None or not (imported.unknown or imported.crop) else None
+
+
+def _unknown_of(side: Side) -> list[str]:
+    unknown = () if side.feature_set is None else side.feature_set.recipe.unknown
+    what = f"{len(unknown)} facts of its recipe are unknown (vadx info {side.name})"
+    return [f"{side.name} was imported; {what}"] if unknown else []
+
+
 def _why_not(a: Side, b: Side, comparison: Comparison, search: Search) -> str | None:
-    if a.feature_set is None and b.feature_set is None:
+    if _computed(a) is None and _computed(b) is None:
         return "neither side has a recipe: name the feature set that one was meant to be, and --videos, to find causes"
     if not comparison.is_comparable:
         return "features of other shapes cannot be laid side by side; no cause was looked for"
@@ -228,7 +244,7 @@ def crop_labels(order: Order) -> tuple[tuple[str, bool], ...]:
 
 def _knowledge(a: Side, b: Side, own_names: Mapping[str, str]) -> Knowledge:
     """Gather what the feature sets know: frames, A's rules, and what the crops of each order show."""
-    known = a.feature_set or b.feature_set
+    known = _computed(a) or _computed(b)
     ten = {name: crop_labels(order) for name, order in CROP_ORDERS.items()}
     labels: dict[str, Sequence[tuple[str, bool]]] = dict(ten)
     if known is None:
@@ -236,7 +252,7 @@ def _knowledge(a: Side, b: Side, own_names: Mapping[str, str]) -> Knowledge:
     recipe = known.recipe
     if recipe.transform.crops == "five":
         labels = {name: [label for label in order if not label[1]] for name, order in ten.items()}
-    crop_order = recipe.transform.crop_order if a.feature_set is not None else None
+    crop_order = recipe.transform.crop_order if known is a.feature_set else None
     if recipe.sampling.fps is not None or recipe.flow is not None:
         # Frames that are chosen, or lie between others, are counted otherwise.
         return Knowledge(crop_orders=labels, crop_order=crop_order)
@@ -249,7 +265,7 @@ def _knowledge(a: Side, b: Side, own_names: Mapping[str, str]) -> Knowledge:
         num_frames=num_frames,
         tails=tails,
         tail=recipe.sampling.tail,
-        tail_of="A" if a.feature_set is not None else "B",
+        tail_of="A" if known is a.feature_set else "B",
         crop_orders=labels,
         crop_order=crop_order,
     )
@@ -262,8 +278,14 @@ def _count(count: Callable[[int, int, int], int], span: int, stride: int, num_fr
 def _stated(a: Side, b: Side) -> tuple[tuple[str, str, str], ...]:
     if a.feature_set is None or b.feature_set is None:
         return ()
-    one, other = (dict(_flat(side.recipe.to_mapping())) for side in (a.feature_set, b.feature_set))
-    names = sorted(one.keys() | other.keys())
+    one, other = (dict(_flat(side.recipe.stated())) for side in (a.feature_set, b.feature_set))
+    # Who made the values is no part of how; and what nobody knows differs from nothing.
+    silent = {*a.feature_set.recipe.unknown, *b.feature_set.recipe.unknown}
+    names = [
+        name
+        for name in sorted(one.keys() | other.keys())
+        if not name.startswith("imported.") and not {name, name.partition(".")[0]} & silent
+    ]
     pairs = ((name, one.get(name, "unset"), other.get(name, "unset")) for name in names)
     return tuple((name, mine, theirs) for name, mine, theirs in pairs if mine != theirs)
 
@@ -285,13 +307,15 @@ def _diagnose(
     search: Search,
 ) -> Diagnosis:
     """Diagnose from the side that has a recipe: A, or B if A has none."""
-    base = a.feature_set or b.feature_set
+    base = _computed(a) or _computed(b)
     if base is None:
         msg = "neither side has a recipe; name a feature set"
         raise UsageError(msg)
-    is_turned = a.feature_set is None
+    is_turned = base is not a.feature_set
     origin = Origin(
-        recipe=base.recipe, spec=find_backbone(base.recipe.network.name), weights=_weights(base, search.weights)
+        recipe=base.recipe.computed(),
+        spec=find_backbone(base.recipe.network.name),
+        weights=_weights(base, search.weights),
     )
     listed = base.summaries()
     paths = {entry.id: entry.path for entry in find_videos(search.videos).entries}
@@ -339,9 +363,9 @@ def _weights(base: FeatureSet, given: str | None) -> str:
 
 def _of_b(origin: Origin, feature_set: FeatureSet, search: Search) -> list[Variant]:
     """Give B's own recipe as one to try, if A's network can run it."""
-    recipe = feature_set.recipe
-    if recipe.network.name != origin.spec.name:
+    if feature_set.recipe.unknown or feature_set.recipe.network.name != origin.spec.name:
         return []
+    recipe = replace(feature_set.recipe, imported=None)
     same_weights = recipe.weights == origin.recipe.weights
     try:
         weights = origin.weights if same_weights else _weights(feature_set, None)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..extract.backbones import find_backbone
 from ..extract.presets import recipe_of
 from ..extract.sampling import TAIL_POLICIES
+from ..features.layouts.facts import facts_of
 
 if TYPE_CHECKING:
     from ..extract.presets import Preset
@@ -18,7 +20,9 @@ _WIDTH = 110
 
 
 def prose(recipe: Recipe) -> str:
-    """Say what a recipe does, in one line."""
+    """Say what a recipe does, in one line; of imported features only what is known of it."""
+    if recipe.imported is not None:
+        return _imported(recipe)
     steps = ["frames"]
     steps += [] if recipe.noise is None else [f"noise {recipe.noise}"]
     steps += [] if recipe.sampling.fps is None else [f"nearest frames at {recipe.sampling.fps:g} frames/s"]
@@ -32,6 +36,25 @@ def prose(recipe: Recipe) -> str:
     extras += [f"stored as {recipe.dtype}"] if recipe.dtype != "float32" else []
     extras += ["rotation ignored"] if recipe.decode.rotation == "ignore" else []
     return f"{' -> '.join(steps)} ({', '.join(extras)})"
+
+
+def _imported(recipe: Recipe) -> str:
+    origin = recipe.imported
+    if origin is None:
+        return prose(recipe)
+    name = f"imported as {origin.layout} from {origin.release!r}"
+    kept = f", crop {origin.crop} alone" if origin.crop else ""
+    if not recipe.unknown:
+        return f"{name}{kept}; made with: {prose(replace(recipe, imported=None))}"
+    # Of what was left at its implied value a person learns nothing.
+    bare = {fact: value for fact, value in facts_of(recipe).items() if value not in (None, False, 1, "clip", {})}
+    short = {fact: "network" if fact == "network.name" else fact.rpartition(".")[2] for fact in bare}
+    known = ", ".join(f"{short[fact]} {_plain(value)}" for fact, value in bare.items())
+    return f"{name}{kept}; known: {known}; the rest is unknown"
+
+
+def _plain(value: object) -> str:
+    return "/".join(f"{one:g}" for one in value) if isinstance(value, list) else str(value)
 
 
 def find_title(network: str) -> str:

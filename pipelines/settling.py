@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import CODES, VideoError
-from ..features.shard_set import Decision, ShardSet, failure_of
+from ..features.shard_set import Decision, HashedSource, ShardSet, failure_of
 from ..features.store import FeatureSet
 from .job import Job, Outcome
 
@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from ..features.timeline import ClipTable
     from .inputs import Entry
     from .source import Source
+
+
+class HintedSource(HashedSource, Protocol):
+    """What a shard is made of: a video file, or the files that its features are read from."""
+
+    def new_hint(self) -> tuple[int, int, str] | None:
+        """Give what saves later runs the hashing; None where it cannot be told."""
 
 
 class Settings(Protocol):
@@ -87,7 +94,7 @@ def outcome_of(entry: Entry, source: Source, task: Task, result: Result, seconds
 def failed_outcome(
     error: VideoError,
     entry: Entry,
-    source: Source,
+    source: HintedSource,
     job: Settings,
     feature_set: ShardSet,
     seconds: float,
@@ -122,7 +129,7 @@ def failed_outcome(
     )
 
 
-def failed_before(feature_set: ShardSet, entry: Entry, source: Source) -> Outcome:
+def failed_before(feature_set: ShardSet, entry: Entry, source: HintedSource) -> Outcome:
     """Give the outcome of a video whose failure is on record."""
     record = feature_set.failure(entry.id)
     if record is None:

@@ -43,7 +43,7 @@ def facts_of(recipe: Recipe) -> dict[str, object]:
 
 
 def recipe_of_facts(known: Mapping[str, object], imported: Imported) -> Recipe:
-    """Make a recipe of ``known`` facts; all others are unknown, whatever ``imported`` says of them.
+    """Make a recipe of ``known`` facts; all others are unknown. ``imported`` says whose features they are of.
 
     Raises
     ------
@@ -63,11 +63,10 @@ def recipe_of_facts(known: Mapping[str, object], imported: Imported) -> Recipe:
     for fact, value in facts.items():
         part, _, name = fact.rpartition(".")
         (mapping[part] if part else mapping)[name] = value
-    unknown = [fact for fact in RECIPE_FACTS if fact not in known]
     mapping["imported"] = {
         "layout": imported.layout,
         "release": imported.release,
-        "unknown": unknown,
+        "known": None if set(known) >= set(RECIPE_FACTS) else list(known),
         "crop": imported.crop,
     }
     try:

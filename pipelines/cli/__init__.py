@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import keyword
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ COMMANDS = {
     "bags": "bags",
     "score": "score",
     "export": "export",
+    "import": "imports",
     "ls": "stores",
     "info": "stores",
     "diff": "diff",
@@ -58,7 +60,8 @@ class LazyGroup(click.RichGroup):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f".{COMMANDS[cmd_name]}", __name__)
-        command = getattr(module, cmd_name)
+        # No function can be called `import`.
+        command = getattr(module, f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name)
         if not isinstance(command, click.Command):
             msg = f"{module.__name__}.{cmd_name} is not a command"
             raise TypeError(msg)

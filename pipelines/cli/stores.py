@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,12 +67,12 @@ def _list_sets(store: Path, *, as_json: bool, quiet: bool) -> None:
     table = [
         [
             row["name"],
-            row["preset"] or "",
+            row["preset"] or ("(imported)" if row["imported"] else ""),
             str(row["videos"]),
             str(row["failed"]),
             str(row["clips"]),
             row["shape"],
-            f"{row['hours']:.2f}",
+            "unknown" if row["hours"] is None else f"{row['hours']:.2f}",
             human_bytes(row["bytes"]),
         ]
         for row in rows
@@ -87,16 +88,19 @@ def _set_summary(item: FeatureSet) -> dict[str, Any]:
     import numpy as np
 
     rows = item.summaries().rows
+    recipe, timed = item.recipe, rows["seconds"][~np.isnan(rows["seconds"])]
     shapes = sorted(f"{crops} x {dim}" for crops, dim in np.unique(rows[["num_crops", "dim"]]).tolist())
     return {
         "name": item.name,
         "preset": item.preset,
-        "weights": item.weights_name or item.recipe.weights,
+        "imported": recipe.imported is not None,
+        "weights": item.weights_name or recipe.stated()["weights"],
         "videos": len(rows),
         "failed": len(item.failures()),
         "clips": int(rows["num_clips"].sum()),
         "shape": ", ".join(shapes) or "-",
-        "hours": float(rows["seconds"].sum()) / 3600,
+        # Of those videos whose times are known: only imported ones have none.
+        "hours": float(timed.sum()) / 3600 if len(timed) or not len(rows) else None,
         "bytes": int(rows["bytes"].sum()),
     }
 
@@ -114,14 +118,15 @@ def _list_videos(item: FeatureSet, *, as_json: bool, quiet: bool) -> None:
             click.echo("\n".join(ids[start : start + _LINES_AT_ONCE]))
     elif as_json:
         failed = [{"id": f.id, "code": f.code, "path": f.path} for f in item.failures()]
-        print_json({"videos": [msgspec.to_builtins(s) for s in summaries.values()], "failed": failed})
+        videos = [msgspec.to_builtins(s) for s in summaries.values()]
+        print_json({"videos": [{**row, "seconds": finite(row["seconds"])} for row in videos], "failed": failed})
     else:
         rows = [
             [
                 printable(s.id),
                 f"{s.num_clips} x {s.num_crops} x {s.dim}",
                 str(s.num_frames),
-                f"{s.seconds:.1f}",
+                "unknown" if math.isnan(s.seconds) else f"{s.seconds:.1f}",
                 "degraded" if s.degraded else "",
             ]
             for s in summaries.values()
@@ -154,21 +159,46 @@ def info(feature_set: str, identifier: str | None, store: Path, as_json: bool) -
     elif identifier is not None:
         _info_video(item, identifier, as_json=as_json)
     elif as_json:
-        extra = {"digest": item.digest, "recipe": item.recipe.to_mapping(), "path": str(item.path)}
+        extra = {"digest": item.digest, "recipe": item.recipe.stated(), "path": str(item.path)}
+        extra |= {"frames_from": frames_from(item)} if item.recipe.imported is not None else {}
         print_json({**_set_summary(item), **extra})
     else:
         _info_set(item)
     return 0
 
 
+def frames_from(item: FeatureSet) -> dict[str, int]:
+    """Count the videos of an imported set by how their frames are known. Opens every shard."""
+    from collections import Counter
+
+    from ...features.packed_set import PackedSet
+    from ...features.shard import read_outline
+
+    if isinstance(item, PackedSet):
+        return dict(Counter(item[one].facts.frames_from or "rows" for one in item))
+    return dict(Counter(read_outline(item.shard_path(one)).facts.frames_from or "rows" for one in item))
+
+
+def finite(seconds: float) -> float | None:
+    """Give what JSON can hold of a time: None where nobody knows it."""
+    return None if math.isnan(seconds) else seconds
+
+
 def _info_set(item: FeatureSet) -> None:
+    from ...features.timeline import FRAMES_FROM
     from ..prose import prose
 
     summary = _set_summary(item)
     click.echo(item.name)
     click.echo(f"  {prose(item.recipe)}")
-    click.echo(f"  preset   {item.preset}")
-    click.echo(f"  weights  {item.weights_name or 'not of the table'}, sha256 {item.recipe.weights}")
+    if item.recipe.imported is None:
+        click.echo(f"  preset   {item.preset}")
+        click.echo(f"  weights  {item.weights_name or 'not of the table'}, sha256 {item.recipe.weights}")
+    else:
+        found = ", ".join(f"of {count} videos {FRAMES_FROM[how]}" for how, count in frames_from(item).items())
+        click.echo(f"  unknown  {', '.join(item.recipe.unknown) or 'nothing'}")
+        click.echo(f"  frames   {found or 'no video yet'}")
+        click.echo(f"  seconds  {'unknown' if summary['hours'] is None else 'by a frame rate that was stated'}")
     click.echo(f"  digest   {item.digest}")
     click.echo(f"  holds    {summary['videos']} videos, {summary['clips']} clips, {human_bytes(summary['bytes'])}")
     click.echo(f"  failed   {summary['failed']}")
@@ -210,6 +240,7 @@ def _info_video(item: FeatureSet, identifier: str, *, as_json: bool) -> None:
 
 
 def _print_video(identifier: str, features: ClipFeatures, path: Path) -> None:
+    from ...features.timeline import FRAMES_FROM
     from ..progress import printable
 
     facts = features.facts
@@ -218,14 +249,20 @@ def _print_video(identifier: str, features: ClipFeatures, path: Path) -> None:
     click.echo(
         f"  features  {' x '.join(map(str, features.values.shape))} (clip, crop, feature) {features.values.dtype}"
     )
-    click.echo(
-        f"  video     {facts.width}x{facts.height}, {facts.fps:.3f} frames/s, {facts.codec} in {facts.container}"
-    )
-    click.echo(f"  frames    {facts.num_frames_decoded} decoded, {facts.num_frames_declared} declared")
-    click.echo(f"  time      {first:.3f} to {last:.3f} s ({facts.time_source})")
-    click.echo(f"  padding   {features.num_padded_frames} frames made by the tail rule")
-    click.echo(f"  turned    {facts.rotation_degrees} degrees clockwise")
-    click.echo(f"  damage    {'; '.join(facts.degradations()) or 'none'}")
+    if facts.frames_from is None:
+        click.echo(
+            f"  video     {facts.width}x{facts.height}, {facts.fps:.3f} frames/s, {facts.codec} in {facts.container}"
+        )
+        click.echo(f"  frames    {facts.num_frames_decoded} decoded, {facts.num_frames_declared} declared")
+        click.echo(f"  time      {first:.3f} to {last:.3f} s ({facts.time_source})")
+        click.echo(f"  padding   {features.num_padded_frames} frames made by the tail rule")
+        click.echo(f"  turned    {facts.rotation_degrees} degrees clockwise")
+        click.echo(f"  damage    {'; '.join(facts.degradations()) or 'none'}")
+    else:
+        known = f"{first:.3f} to {last:.3f} s, at {facts.fps:g} frames/s, as stated"
+        click.echo("  video     unknown: its features were imported")
+        click.echo(f"  frames    {facts.num_frames_decoded}, {FRAMES_FROM[facts.frames_from]}")
+        click.echo(f"  time      {'unknown' if math.isnan(first) else known}")
     click.echo(f"  made by   {', '.join(f'{k} {v}' for k, v in features.provenance.items())}")
     click.echo(f"  shard     {path}")
 

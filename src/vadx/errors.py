@@ -99,6 +99,10 @@ CODES: Mapping[str, CodeInfo] = MappingProxyType(
             "leave the features out with --stage link, or convert it to one picture size with ffmpeg first",
             retriable=True,
         ),
+        "FEATURES_UNREADABLE": CodeInfo(
+            "its file of features is damaged, or not what the layout says",
+            "copy it again, or check which layout its folder has, then repeat the same command",
+        ),
         "KEY_COLLISION": CodeInfo("another video has the same id", "rename one of them, or give --root"),
         "FEATURE_NONFINITE": CodeInfo(
             "the network returned NaN or infinity", "repeat with --precision fp32 --retry-failed"

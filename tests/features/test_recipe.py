@@ -253,7 +253,7 @@ YOUNGER_CHANGES: dict[str, Any] = {
     "transform.mean_cube": "0" * 64,
     "network.temporal": "mean",
     "flow": FLOW_MAPPING,
-    "imported": {"layout": "rtfm", "release": "ucf", "unknown": ["weights"], "crop": ""},
+    "imported": {"layout": "rtfm", "release": "ucf", "known": ["weights"], "crop": ""},
     "noise": {"kind": "wsal", "seed": 0, "span_frames": 32},
 }
 FLOW_CHANGES: dict[str, Any] = {
@@ -522,18 +522,19 @@ def test_a_younger_field_is_left_out_while_it_has_its_implied_value(monkeypatch:
 
 # ---- features that vadx did not compute ----
 
-IMPORTED = Imported(layout="rtfm", release="ucf", unknown=("weights", "sampling.tail", "flow", "transform.jpeg"))
+UNKNOWN = ("sampling.tail", "transform.jpeg", "weights", "flow")
+IMPORTED = Imported(layout="rtfm", release="ucf", known=tuple(f for f in RECIPE_FACTS if f not in UNKNOWN))
 
 
 def test_imported_features_never_share_a_set_with_computed_ones() -> None:
-    imported = replace(FIRST, imported=replace(IMPORTED, unknown=()))
+    imported = replace(FIRST, imported=replace(IMPORTED, known=None))
     others = [
         replace(FIRST, imported=one)
         for one in (
             IMPORTED,
             replace(IMPORTED, layout="mgfn"),
             replace(IMPORTED, release="xd"),
-            replace(IMPORTED, unknown=("weights",)),
+            replace(IMPORTED, known=("weights",)),
             replace(IMPORTED, crop="3"),
         )
     ]
@@ -542,11 +543,24 @@ def test_imported_features_never_share_a_set_with_computed_ones() -> None:
         assert Recipe.from_mapping(json.loads(one.canonical_json())) == one
 
 
-def test_what_is_unknown_is_kept_sorted_and_once() -> None:
-    assert IMPORTED.unknown == ("flow", "sampling.tail", "transform.jpeg", "weights")
-    assert replace(IMPORTED, unknown=("weights", "flow", "weights")) == replace(IMPORTED, unknown=("flow", "weights"))
+def test_what_is_known_is_kept_sorted_and_once() -> None:
+    assert set(IMPORTED.unknown) == set(UNKNOWN)
+    assert replace(IMPORTED, known=("weights", "flow", "weights")) == replace(IMPORTED, known=("flow", "weights"))
+    assert replace(IMPORTED, known=None).unknown == ()
+    assert replace(IMPORTED, known=()).unknown == RECIPE_FACTS
     with pytest.raises(RecipeError, match=r"names 'weight', and a recipe states sampling\.clip_length"):
-        replace(IMPORTED, unknown=("weight",))
+        replace(IMPORTED, known=("weight",))
+
+
+def test_a_fact_that_recipes_state_later_is_unknown_of_what_was_imported_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = replace(FIRST, imported=IMPORTED)
+    digest = before.digest
+    monkeypatch.setattr(recipe_module, "RECIPE_FACTS", (*RECIPE_FACTS, "transform.shutter"))
+    again = Recipe.from_mapping(json.loads(before.canonical_json()))
+    assert "transform.shutter" in again.unknown
+    assert again.digest == digest
 
 
 def test_a_recipe_is_stated_without_its_stand_ins() -> None:
@@ -559,18 +573,18 @@ def test_a_recipe_is_stated_without_its_stand_ins() -> None:
 
 
 def test_facts_are_all_that_a_recipe_states() -> None:
-    stated = replace(FIRST, imported=replace(IMPORTED, unknown=RECIPE_FACTS)).stated()
-    imported = stated.pop("imported")
+    stated = replace(FIRST, imported=replace(IMPORTED, known=())).stated()
+    assert stated.pop("imported")["known"] == []
     leaves = [leaf for value in stated.values() for leaf in (value.values() if isinstance(value, dict) else [value])]
     assert set(leaves) == {"unknown"}
-    assert set(imported["unknown"]) == set(RECIPE_FACTS)
+    assert len(leaves) == len(RECIPE_FACTS)
 
 
 def test_only_a_recipe_that_is_known_whole_can_be_computed() -> None:
     assert FIRST.computed() is FIRST
-    stated = replace(FIRST, imported=replace(IMPORTED, unknown=()))
+    stated = replace(FIRST, imported=replace(IMPORTED, known=None))
     assert stated.computed() == replace(FIRST, numerics=recipe_module.NUMERICS)
-    with pytest.raises(RecipeError, match=r"flow, sampling\.tail, transform\.jpeg, weights unknown.*--preset NAME"):
+    with pytest.raises(RecipeError, match=r"sampling\.tail, transform\.jpeg, weights, flow unknown.*--preset NAME"):
         replace(FIRST, imported=IMPORTED).computed()
     with pytest.raises(RecipeError, match="crop mean alone was kept"):
-        replace(FIRST, imported=replace(IMPORTED, unknown=(), crop="mean")).computed()
+        replace(FIRST, imported=replace(IMPORTED, known=None, crop="mean")).computed()
