@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw scores over time: a .png, a .svg, or a folder.")
 @click.option("--overlay", type=click.Path(path_type=Path), help="Draw scores into the video: an .mp4, or a folder.")
 @click.option("--set", "set_name", metavar="SET", help="Score what is stored in a feature set; VIDEOs are its ids.")
-@click.option("--tubes", metavar="SET", help="Score these features of tubes too, of `vadx tubes`; for mgpr.")
+@click.option(
+    "--tubes",
+    metavar="SET",
+    help="mgpr: score tubes too, those of this set of tube features; those that lack are made.  [default: the model's]",
+)
 @store_option
 @click.option("--root", type=click.Path(path_type=Path, exists=True), help="Ids are paths below this folder.")
 @click.option("--weights", help="A file of the weights of the model's recipe, where they have no name.")
@@ -106,8 +110,11 @@ def _score_videos(model: Model, options: dict[str, Any]) -> int:
     plan = model_plan(model.facts, options["weights"])
     feature_set, run = _extracted(plan, found, options)
     fine = {outcome.id for outcome in run.tally.outcomes if outcome.status != "failed"}
-    videos = {entry.id: entry.path for entry in found.entries if entry.id in fine}
-    return _tell(model, find_in(model, feature_set, videos, wanted, tubes=tubes), _failures(run), options)
+    failed = {one.id: one for one in _failures(run)}
+    if tubes is not None:
+        failed |= _tubed(tubes, found, feature_set, fine, options)
+    videos = {entry.id: entry.path for entry in found.entries if entry.id in fine - failed.keys()}
+    return _tell(model, find_in(model, feature_set, videos, wanted, tubes=tubes), [*failed.values()], options)
 
 
 def _wanted(model: Model, options: dict[str, Any]) -> Wanted:
@@ -122,24 +129,72 @@ def _name(model: Model, options: dict[str, Any]) -> str:
 
 
 def _tubes(model: Model, options: dict[str, Any]) -> tuple[StageSet, StageSet] | None:
-    """Open the sets of ``--tubes``; says how to make them where a model could score tubes and is given none."""
+    """Open the sets of ``--tubes``, or those that the model was trained on."""
     from ...features.stage_set import StageSet
     from ..tube_scoring import check_tubes, tubes_before
-    from .extract import say
 
-    if options["tubes"] is None:
-        if model.facts["method"] == "mgpr" and not (options["quiet"] or options["as_json"]):
-            say(
-                f"segments alone are scored. mgpr also scores tubes: make them, vadx tubes VIDEO --out "
-                f"{options['store']}, and add --tubes SET, the last set that this names"
-            )
+    named = options["tubes"]
+    features = _own_tubes(model, options) if named is None else open_any_set(named, options["store"])
+    if features is None:
         return None
-    features = open_any_set(options["tubes"], options["store"])
     if not isinstance(features, StageSet):
         msg = f"{features.name} holds clip features, not those of tubes: give the last set that vadx tubes makes"
         raise UsageError(msg)
     check_tubes(model, features)
     return features, tubes_before(features)
+
+
+def _own_tubes(model: Model, options: dict[str, Any]) -> StageSet | None:
+    """Give the set of tubes that a model was trained on, where it is in the store; says what to do where it is not."""
+    from ...features.store import Store
+    from ..tube_again import find_tubes
+    from .extract import say
+
+    if model.facts["method"] != "mgpr":
+        return None
+    trained_on = model.facts.get("inputs", {}).get("tubes")
+    found = find_tubes(Store(options["store"]), trained_on["digest"]) if trained_on else None
+    if found is None and not (options["quiet"] or options["as_json"]):
+        say(
+            f"segments alone are scored. mgpr also scores tubes: make them, vadx tubes VIDEO --out {options['store']}, "
+            f"and add --tubes SET, the last set that this names"
+        )
+    return found
+
+
+def _tubed(
+    tubes: tuple[StageSet, StageSet], found: Inputs, feature_set: FeatureSet, fine: set[str], options: dict[str, Any]
+) -> dict[str, Found]:
+    """Make the tubes that are not stored yet, as the others of the set were made; gives id -> what failed."""
+    from ...extract.engine import pick_device
+    from ...features.store import Store
+    from ..extraction import Effort
+    from ..progress import make_display
+    from ..run import run_videos, start_runs
+    from ..tube_again import has_tubes, plans_again
+    from ..tube_plan import make_jobs
+    from ..tubing import process_tubes
+    from .extract import say
+
+    features = tubes[0]
+    lacking = [e for e in found.entries if e.id in fine and not has_tubes(features, feature_set, e.id)]
+    if not lacking:
+        return {}
+    flags = {name: options.get(name, False) for name in ("force", "retry_failed", "strict", "allow_partial")}
+    plans = plans_again(features, device=str(pick_device(options["device"])))
+    if not (options["quiet"] or options["as_json"]):
+        say(f"tubes of {len(lacking)} videos -> {features.path}")
+    runs = start_runs(make_jobs(plans, Store(features.path.parent), flags), len(lacking))
+    run_videos(
+        lacking,
+        (),
+        runs,
+        display=make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"]),
+        num_decoders=0 if options["decoders"] == 0 else 1,
+        effort=Effort(),
+        process=process_tubes,
+    )
+    return {one.id: one for run in runs for one in _failures(run)}
 
 
 def _extracted(plan: Any, found: Inputs, options: dict[str, Any]) -> tuple[FeatureSet, JobRun]:
