@@ -15,9 +15,7 @@ from vadx.features import segment_spans
 from vadx.pipelines.methods import Batch, Losses
 from vadx.pipelines.methods.align import (
     Align,
-    AlignNetwork,
     AlignSettings,
-    CausalConvolution,
     Proposal,
     alignment,
     connected_spans,
@@ -27,6 +25,7 @@ from vadx.pipelines.methods.align import (
     place_scores,
     proposal_scores,
 )
+from vadx.pipelines.methods.align_network import AlignNetwork, CausalConvolution
 
 # Sums of at most some hundred float64 numbers, in another order.
 CLOSE = 1e-12
