@@ -1,12 +1,19 @@
 """A model: the folder that a training writes, resumes from, and that scoring needs nothing beside.
 
 ====================  ==================================================================================================
-``model.json``        what does not change while it trains: method, settings, bags, rule, recipe, seed, choice rule
+``model.json``        what does not change while it trains: method, settings, bags, recipe, seed, choice rule; see below
 ``last.safetensors``  the network at the last checkpoint
 ``best.safetensors``  the network at the best checkpoint by the choice rule; absent where nothing was measured
 ``state.safetensors`` network and optimisers at the last checkpoint: what a training resumes from
 ``metrics.jsonl``     one JSON line for each logged iteration and each measurement
 ====================  ==================================================================================================
+
+``model.json`` says how a new video becomes what the network sees: ``recipe`` as `Recipe.to_mapping` gives it, with
+``recipe_digest``, ``weights_sha256`` and the names ``set_name``, ``preset`` and ``weights_name``; ``rule``,
+``num_segments`` (None: as many as the video has clips), ``crop_pool``, ``bags_seed``, ``num_crops`` and ``dim``. It
+has ``method``, ``variant`` and ``settings``; ``classes``, names in the order of the network's; ``measure`` and
+``choice``, what was measured while it trained and which checkpoint is best; ``training``; ``videos_sha256``,
+``bags_sha256`` and ``inputs``, by which a training that resumes knows its bags. Older models lack some of these.
 
 The network's files carry their iteration and measurement in the JSON of their header, under ``vadx``. Each file appears
 whole or not at all. No clock time, machine or path stands in them.

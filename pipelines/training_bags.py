@@ -153,6 +153,6 @@ def real_segments(frames: NDArray[np.int64]) -> NDArray[np.bool_]:
     return real
 
 
-def digest_of(videos: Iterable[tuple[str, int]]) -> str:
-    """Give a sha256 of ids and their labels."""
+def digest_of(videos: Iterable[tuple[str, object]]) -> str:
+    """Give a sha256 of ids and what is said of each, plain JSON."""
     return hashlib.sha256(json.dumps([list(video) for video in videos]).encode()).hexdigest()

@@ -24,6 +24,7 @@ COMMANDS = {
     "extract": "extract",
     "tubes": "tubes",
     "bags": "bags",
+    "train": "train",
     "score": "score",
     "export": "export",
     "import": "imports",
