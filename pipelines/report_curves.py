@@ -55,9 +55,11 @@ def frame_edges(starts: NDArray[np.float64], end: float) -> NDArray[np.float64]:
     if not len(starts) or not (np.isfinite(starts).all() and np.isfinite(end)):
         msg = f"{len(starts)} frames that end at {end} have no time axis"
         raise ValueError(msg)
-    rising: NDArray[np.float64] = np.maximum.accumulate(starts)
+    rising = np.maximum.accumulate(starts)
     gap = (rising[-1] - rising[0]) / (len(starts) - 1) if len(starts) > 1 else 0.0
-    return np.append(rising, end if end > rising[-1] else rising[-1] + (gap or 1.0)) - rising[0]
+    edges: NDArray[np.float64] = np.append(rising, end if end > rising[-1] else rising[-1] + (gap or 1.0))
+    edges -= edges[0]
+    return edges
 
 
 def step_curve(

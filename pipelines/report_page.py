@@ -32,8 +32,11 @@ _NOT_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\u
 
 LABEL_TEXTS: Mapping[int, str] = MappingProxyType({1: "anomalous", 0: "normal", -1: "label not known"})
 
-MAX_POINTS = 1000
-"""Points of a drawn curve: as many as the widest plot has pixels."""
+MAX_POINTS, MIN_POINTS = 1000, 100
+"""Points of a drawn curve: as many as the widest plot has pixels, fewer where `ALL_POINTS` are shared by many."""
+
+ALL_POINTS = 290_000
+"""Points of all curves of a page: those of UCF-Crime's test videos, at most 5 MB."""
 
 MAX_ROWS = 40
 """Rows of a table that says what a curve shows."""
@@ -57,7 +60,8 @@ class FactGroup:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of texts. The first cell of a row names it; columns in ``numbers`` are set to the right.
+    """A table of texts. The first cell of a row names it; columns in ``numbers`` are set to the right. One that is
+    ``folded`` is opened by a click, and for printing.
 
     Raises
     ------
@@ -70,6 +74,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     numbers: frozenset[int] = frozenset()
     note: str = ""
+    folded: bool = False
 
     def __post_init__(self) -> None:
         if wrong := next((row for row in self.rows if len(row) != len(self.headers)), None):
@@ -214,12 +219,13 @@ class ReportPage:
 def render(page: ReportPage) -> str:
     """Give the page's HTML. The same page gives the same text."""
     style, script = _asset(STYLE), _asset(SCRIPT)
+    num_points = max(MIN_POINTS, min(MAX_POINTS, ALL_POINTS // max(1, len(page.videos))))
     text = (
         _environment()
         .get_template(TEMPLATE)
         .render(
             page=page,
-            cards=[_card_view(card) for card in sorted(page.videos, key=_order)],
+            cards=[_card_view(card, num_points) for card in sorted(page.videos, key=_order)],
             plots=[_plot_view(plot) for plot in page.plots],
             histograms=[_histogram_view(one) for one in page.histograms],
             style=_markup(style),
@@ -284,12 +290,12 @@ class CardView:
     table: TimeTable
 
 
-def _card_view(card: ScoredCard) -> CardView:
+def _card_view(card: ScoredCard, num_points: int) -> CardView:
     seconds = card.seconds - card.seconds[0]
     duration = float(seconds[-1])
     lines = {"score": card.scores, **card.others}
     curves = tuple(
-        Curve(name, points_text(*downsample(*step_curve(values, seconds), MAX_POINTS), duration))
+        Curve(name, points_text(*downsample(*step_curve(values, seconds), num_points), duration))
         for name, values in lines.items()
     )
     spans = [

@@ -26,6 +26,7 @@ COMMANDS = {
     "bags": "bags",
     "train": "train",
     "score": "score",
+    "report": "report",
     "export": "export",
     "import": "imports",
     "ls": "stores",

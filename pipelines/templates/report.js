@@ -10,6 +10,13 @@
     return minutes < 60 ? `${minutes}:${rest}` : `${Math.floor(minutes / 60)}:${String(minutes % 60).padStart(2, "0")}:${rest}`;
   };
 
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = Array.from(document.querySelectorAll("details.video:not([open]), details.fold:not([open])"));
+    for (const details of closed) details.open = true;
+  });
+  addEventListener("afterprint", () => { for (const details of closed) details.open = false; });
+
   const wire = (plot) => {
     const curve = byId(plot.dataset.curve);
     const video = plot.dataset.video ? byId(plot.dataset.video) : null;
@@ -138,10 +145,4 @@
   byId("close-all").addEventListener("click", () => setOpen(false));
   document.querySelector(".tools").hidden = false;
 
-  let closed = [];
-  addEventListener("beforeprint", () => {
-    closed = all.filter((details) => !details.open);
-    for (const details of closed) details.open = true;
-  });
-  addEventListener("afterprint", () => { for (const details of closed) details.open = false; });
 })();

@@ -1,0 +1,157 @@
+"""A report: one page of a set or of a model's scores of it, which plays its videos and needs nothing beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ShardError, VideoError
+from ..features.manifest import ManifestEntry, read_manifest
+from ..features.stage_set import StageSet
+from ..features.store import FeatureSet
+from .report_page import Picture, ReportPage, render
+from .report_sets import set_page
+from .report_sources import NOT_SAID, Sources, find_sources
+from .tube_pictures import disk_errors, publishing
+from .tube_shards import categories_of, facts_of, tubes_of
+
+_JPEG_QUALITY = 80
+
+Say = Callable[[str], None]
+"""Takes a sentence for the person who waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportChoice:
+    """What a report is made of beside its subject.
+
+    ``page`` is the file to write; ``videos`` the folder below which the videos lie, ``manifest`` the list of their
+    labels. ``num_sheets`` is of how many videos tubes are drawn.
+    """
+
+    page: Path
+    videos: Path | None = None
+    manifest: Path | None = None
+    num_sheets: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a manifest says of a set's videos, by id, where their files are, and what a reader should know of both."""
+
+    entries: Mapping[str, ManifestEntry]
+    sources: Sources
+    notes: tuple[str, ...] = ()
+
+
+def look_up(ids: Sequence[str], choice: ReportChoice, *, files: bool = True) -> Known:
+    """Find labels and, unless ``files`` is False, files of videos.
+
+    Raises
+    ------
+    NoInputError
+        if there is no such manifest.
+    UsageError
+        if a line of it cannot be read.
+    """
+    entries: Mapping[str, ManifestEntry] = {}
+    notes = []
+    if choice.manifest is not None:
+        entries, joined = read_manifest(choice.manifest).join(ids)
+        missing = len(joined.missing) + len(joined.ambiguous)
+        if missing:
+            notes.append(f"The manifest has no line, or several, for {missing} of {len(ids)} stored videos.")
+    if not files:
+        return Known(entries, Sources(choice.page), tuple(notes))
+    folder = None if choice.manifest is None else choice.manifest.parent
+    sources = find_sources(ids, choice.page, root=choice.videos, entries=entries, manifest_folder=folder)
+    if choice.videos is not None and (lost := len(ids) - len(sources.paths)):
+        notes.append(f"The files of {lost} of {len(ids)} videos were not found below the folder of --videos.")
+    elif not sources.paths:
+        notes.append(NOT_SAID)
+    return Known(entries, sources, tuple(notes))
+
+
+def report_on_set(opened: FeatureSet | StageSet, choice: ReportChoice, say: Say) -> ReportPage:
+    """Make the page of a set; of tubes, with pictures of those of its first videos whose files are found.
+
+    Raises as `look_up`.
+    """
+    tubes = _tubes_of(opened)
+    ids = opened.summaries().ids if isinstance(opened, FeatureSet) else [outline.id for outline in opened.outlines()]
+    known = look_up(ids, choice, files=tubes is not None and choice.num_sheets > 0)
+    pictures = []
+    if tubes is not None:
+        for identifier in [one for one in ids if one in known.sources.paths][: choice.num_sheets]:
+            say(f"tubes of {identifier}")
+            pictures += tube_picture(tubes, identifier, known.sources.paths[identifier])
+    return dataclasses.replace(set_page(opened, known.entries), notes=known.notes, pictures=tuple(pictures))
+
+
+def _tubes_of(opened: FeatureSet | StageSet) -> StageSet | None:
+    """Give the set of tubes that stands behind one of tubes or of their features, if it is there."""
+    if not isinstance(opened, StageSet) or opened.kind == "detections":
+        return None
+    if opened.kind == "tubes":
+        return opened
+    from .tube_scoring import tubes_before
+
+    with suppress(OSError):
+        return tubes_before(opened)
+    return None
+
+
+def tube_picture(
+    tubes: StageSet, identifier: str, video: Path, *, order: Sequence[int] | str = "length", num_tubes: int = 6
+) -> list[Picture]:
+    """Draw tubes of a video over its frames: those that ``order`` puts first. Nothing for a video that cannot be read.
+
+    ``order`` is as in `choose_tubes`.
+    """
+    from ..extract.video import VideoReader
+    from .tube_sheet import TubeSheet
+
+    try:
+        shard = tubes.open(identifier)
+        facts = facts_of(shard)
+        sheet = TubeSheet(
+            tubes_of(shard),
+            num_tubes=num_tubes,
+            fps=facts.fps,
+            stride=int(shard.facts["stride"]),
+            order=order,
+            title=identifier,
+            names=categories_of(shard),
+        )
+        with VideoReader(video, allow_partial=True) as blocks:
+            source = iter(blocks)
+            while not sheet.done and (block := next(source, None)) is not None:
+                sheet.push(block)
+    except (VideoError, ShardError, KeyError):
+        return []
+    file = io.BytesIO()
+    image = sheet.image()
+    image.save(file, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
+    sorting = "the longest" if order == "length" else "those of the highest score"
+    told = f"Tubes of {identifier}, {sorting} first: where each was in the frame, and what it followed"
+    return [Picture(file.getvalue(), image.width, image.height, told, f"{told}, from its first frame to its last.")]
+
+
+def write_report(path: Path, page: ReportPage) -> int:
+    """Write a page, which appears or replaces one of its name when it is whole. Gives its size in bytes.
+
+    Raises
+    ------
+    UsageError
+        if it cannot be written there.
+    StoreWriteError
+        if the disk is full or fails.
+    """
+    data = render(page).encode("utf-8")
+    with publishing(path) as temporary, disk_errors(path):
+        temporary.write_bytes(data)
+    return len(data)
