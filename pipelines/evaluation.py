@@ -174,12 +174,13 @@ def evaluate_videos(
     threshold: float = PROPOSAL_THRESHOLD,
     class_of: ClassOf | None = None,
     tubes: TubeReport | None = None,
+    notes: Sequence[str] = (),
 ) -> Evaluation:
     """Measure a test set, in the order of its ids.
 
     ``bootstrap`` draws of videos give the intervals, 0 none. ``threshold`` is that of proposals. ``class_of`` gives a
     video's own class, by default that of the manifest, and `NORMAL_CLASS` of normal ones. ``tubes`` is what
-    `evaluate.evaluate_tubes` gives of the same videos.
+    `evaluate.evaluate_tubes` gives of the same videos. ``notes`` are told with those of the comparison.
 
     Raises
     ------
@@ -211,7 +212,7 @@ def evaluate_videos(
         videos=tuple(map(_video_row, compared, top_classes)),
         draws=bootstrap,
         seed=seed,
-        notes=_notes(videos, compared),
+        notes=(*notes, *_notes(videos, compared)),
         confusion=confusion,
         tubes=tubes,
     )

@@ -25,6 +25,7 @@ COMMANDS = {
     "tubes": "tubes",
     "bags": "bags",
     "train": "train",
+    "eval": "eval",
     "score": "score",
     "report": "report",
     "export": "export",

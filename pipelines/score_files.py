@@ -1,0 +1,116 @@
+"""Scores of frames as files, one a video: those that vadx writes, and those that another program made."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import NoInputError, UsageError
+from ..features.publish import make_directory, publish_bytes
+from .scoring import ScoredVideo
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_SUFFIX = ".scores"
+"""Before the ending of what ``vadx score --csv`` writes into a folder: it is no part of an id."""
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    return np.asarray(np.load(path, allow_pickle=False))
+
+
+def _read_csv(path: Path) -> NDArray[Any]:
+    rows = [row for row in csv.reader(path.read_text().splitlines()) if row]
+    column = -1
+    if rows and not _is_number(rows[0][-1]):
+        names = [name.strip().lower() for name in rows[0]]
+        column = names.index("score") if "score" in names else -1
+        rows = rows[1:]
+    return np.array([float(row[column]) for row in rows])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+READERS: Mapping[str, Callable[[Path], NDArray[Any]]] = MappingProxyType({".npy": _read_npy, ".csv": _read_csv})
+"""Ending -> reader. A CSV has a frame a line, its score in the column ``score``, else in the last."""
+
+
+def read_score_folder(folder: Path) -> dict[str, ScoredVideo]:
+    """Read the scores of frames below a folder: id -> video. The id is the path below the folder without the ending.
+
+    What is known of such a video is its frames' scores alone: it has one segment, all of it, and no times.
+
+    Raises
+    ------
+    NoInputError
+        if there is no such folder, or no file of `READERS` in it.
+    UsageError
+        naming the file that holds no scores between 0 and 1, or that is the second of one video.
+    """
+    if not folder.is_dir():
+        msg = f"there is no folder {folder}; name the one that holds ID.npy or ID.csv of each video"
+        raise NoInputError(msg)
+    found: dict[str, ScoredVideo] = {}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.suffix.lower() not in READERS or not path.is_file() or any(part.startswith(".") for part in parts):
+            continue
+        identifier = path.relative_to(folder).with_suffix("").as_posix().removesuffix(_SUFFIX)
+        if identifier in found:
+            msg = f"{path}: another file of this folder is of {identifier} too; leave one of them out"
+            raise UsageError(msg)
+        found[identifier] = _video(identifier, path)
+    if not found:
+        msg = f"{folder} holds no {' or '.join(READERS)} file; write ID.npy with one score a frame for each video"
+        raise NoInputError(msg)
+    return found
+
+
+def _video(identifier: str, path: Path) -> ScoredVideo:
+    try:
+        values = READERS[path.suffix.lower()](path)
+        scores = np.squeeze(values).astype(np.float32) if values.size > 1 else values.astype(np.float32).ravel()
+    except (OSError, ValueError, IndexError, TypeError) as error:
+        msg = f"{path}: holds no scores ({error}); write one number a frame, as numpy.save or a line each"
+        raise UsageError(msg) from error
+    if scores.ndim != 1 or not len(scores) or not ((scores >= 0) & (scores <= 1)).all():
+        between = f", between {scores.min()} and {scores.max()}" if scores.size else ""
+        msg = (
+            f"{path}: expected one score a frame, from 0 to 1, got {values.shape}{between}; map all videos' scores "
+            f"into [0, 1] by one rising function, which changes no area"
+        )
+        raise UsageError(msg)
+    whole = np.array([[0, len(scores)]])
+    return ScoredVideo(identifier, whole, scores.max(keepdims=True), scores, whole.astype(np.float64))
+
+
+def write_score_folder(folder: Path, videos: Iterable[ScoredVideo]) -> int:
+    """Write ``ID.npy`` of each video, float32, a score for each decoded frame. Gives how many.
+
+    Raises
+    ------
+    StoreWriteError
+        if the disk refused.
+    """
+    count = 0
+    for video in videos:
+        path = folder / f"{video.id}.npy"
+        make_directory(path.parent)
+        data = io.BytesIO()
+        np.save(data, video.frame_scores, allow_pickle=False)
+        publish_bytes(data.getvalue(), path, path.parent, replace=True)
+        count += 1
+    return count
