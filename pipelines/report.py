@@ -41,15 +41,27 @@ class ReportChoice:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a manifest says of a set's videos, by id, where their files are, and what a reader should know of both."""
+    """What a manifest says of videos, by id, where their files are, and what a reader should know of both."""
 
     entries: Mapping[str, ManifestEntry]
     sources: Sources
     notes: tuple[str, ...] = ()
 
 
-def look_up(ids: Sequence[str], choice: ReportChoice, *, files: bool = True) -> Known:
-    """Find labels and, unless ``files`` is False, files of videos.
+def with_files(ids: Sequence[str], entries: Mapping[str, ManifestEntry], choice: ReportChoice) -> Known:
+    """Find the files of videos: below the folder that is named, or where a manifest says, below its own folder."""
+    folder = None if choice.manifest is None else choice.manifest.parent
+    sources = find_sources(ids, choice.page, root=choice.videos, entries=entries, manifest_folder=folder)
+    lost = len(ids) - len(sources.paths)
+    if choice.videos is not None and lost:
+        note = f"The files of {lost} of {len(ids)} videos were not found below the folder of --videos."
+    else:
+        note = "" if sources.paths else NOT_SAID
+    return Known(entries, sources, (note,) if note else ())
+
+
+def report_on_set(opened: FeatureSet | StageSet, choice: ReportChoice, say: Say) -> ReportPage:
+    """Make the page of a set; of tubes, with pictures of those of its first videos whose files are found.
 
     Raises
     ------
@@ -58,38 +70,22 @@ def look_up(ids: Sequence[str], choice: ReportChoice, *, files: bool = True) -> 
     UsageError
         if a line of it cannot be read.
     """
-    entries: Mapping[str, ManifestEntry] = {}
+    ids = opened.summaries().ids if isinstance(opened, FeatureSet) else [outline.id for outline in opened.outlines()]
     notes = []
+    entries: Mapping[str, ManifestEntry] = {}
     if choice.manifest is not None:
         entries, joined = read_manifest(choice.manifest).join(ids)
-        missing = len(joined.missing) + len(joined.ambiguous)
-        if missing:
+        if missing := len(joined.missing) + len(joined.ambiguous):
             notes.append(f"The manifest has no line, or several, for {missing} of {len(ids)} stored videos.")
-    if not files:
-        return Known(entries, Sources(choice.page), tuple(notes))
-    folder = None if choice.manifest is None else choice.manifest.parent
-    sources = find_sources(ids, choice.page, root=choice.videos, entries=entries, manifest_folder=folder)
-    if choice.videos is not None and (lost := len(ids) - len(sources.paths)):
-        notes.append(f"The files of {lost} of {len(ids)} videos were not found below the folder of --videos.")
-    elif not sources.paths:
-        notes.append(NOT_SAID)
-    return Known(entries, sources, tuple(notes))
-
-
-def report_on_set(opened: FeatureSet | StageSet, choice: ReportChoice, say: Say) -> ReportPage:
-    """Make the page of a set; of tubes, with pictures of those of its first videos whose files are found.
-
-    Raises as `look_up`.
-    """
-    tubes = _tubes_of(opened)
-    ids = opened.summaries().ids if isinstance(opened, FeatureSet) else [outline.id for outline in opened.outlines()]
-    known = look_up(ids, choice, files=tubes is not None and choice.num_sheets > 0)
     pictures = []
-    if tubes is not None:
+    tubes = _tubes_of(opened)
+    if tubes is not None and choice.num_sheets:
+        known = with_files(ids, entries, choice)
+        notes += known.notes
         for identifier in [one for one in ids if one in known.sources.paths][: choice.num_sheets]:
             say(f"tubes of {identifier}")
             pictures += tube_picture(tubes, identifier, known.sources.paths[identifier])
-    return dataclasses.replace(set_page(opened, known.entries), notes=known.notes, pictures=tuple(pictures))
+    return dataclasses.replace(set_page(opened, entries), notes=tuple(notes), pictures=tuple(pictures))
 
 
 def _tubes_of(opened: FeatureSet | StageSet) -> StageSet | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,26 +12,26 @@ import numpy as np
 
 from ..errors import UsageError
 from ..features.expansion import expand_scores
-from ..features.manifest import ManifestEntry
+from ..features.manifest import ManifestEntry, read_manifest
 from ..features.stage_set import StageSet
 from ..features.store import Store
-from .evaluation import NUM_DRAWS, Evaluation, TestVideo, evaluate_videos
-from .protocols import find_protocol
-from .report import Known, ReportChoice, Say, look_up, tube_picture
+from .model_evaluation import EvaluationChoice, choose_videos, evaluate_model
+from .model_folder import read_model
+from .report import Known, ReportChoice, Say, tube_picture, with_files
 from .report_curves import frame_edges
 from .report_page import Fact, FactGroup, Failure, Picture, ReportPage, ScoredCard
 from .report_results import result_plots, result_summary, result_tables, video_facts
-from .report_sets import failure_of, flat_facts, set_provenance
-from .score_run import Wanted, find_in
+from .report_sets import failure_of, flat_facts, plain_text, set_provenance
 from .score_video import end_seconds
-from .scoring import check_set
+from .scoring import check_set, score_clips
+from .tube_scoring import score_tubes, with_tubes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..features.store import FeatureSet
-    from .model_folder import Model
-    from .score_run import Found
+    from .evaluation import Evaluation
+    from .model_folder import Model, Which
     from .scoring import ScoredVideo
 
 _OTHER_CURVES: Mapping[str, str] = {"attention": "attention", "frame_activation": "T-CAM", "weighted": "T-CAM"}
@@ -44,29 +44,26 @@ _CURE = "mend the cause that it names, then: vadx report"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
-    """How the scores of the model in ``folder`` are judged.
+    """Which network of the model in ``folder``, and how its scores are judged.
 
-    ``split`` is that of the manifest whose videos are scored, "" for all of it; by default ``test``, or all where the
-    manifest names none. ``tubes`` are sets of features of tubes and of the tubes themselves, for ``mgpr``.
+    ``split`` is that of the manifest whose videos are scored; by default as `choose_videos` takes it.
     """
 
     folder: Path
+    which: Which = "last"
     split: str | None = None
-    protocol: str = "vadx"
-    bootstrap: int = NUM_DRAWS
-    seed: int = 0
-    tubes: tuple[StageSet, StageSet] | None = None
+    measured: EvaluationChoice = field(default_factory=EvaluationChoice)
 
 
-def set_of_model(model: Model, store: Path) -> FeatureSet:
-    """Give the set of a model's own recipe in a store. Raises `UsageError` if there is none."""
-    digest = model.facts["recipe_digest"]
-    for one in Store(store).sets():
-        if one.digest == digest:
-            return one
-    named = model.facts.get("set_name") or f"recipe {digest[:12]}"
-    msg = f"{store} has no set of the model's recipe, {named}: name its store with --store, or the set with --set"
-    raise UsageError(msg)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scored:
+    """What a network says of videos. ``evaluation`` is None where nothing is known of them."""
+
+    model: Model
+    videos: tuple[ScoredVideo, ...]
+    failed: Mapping[str, str]
+    entries: Mapping[str, ManifestEntry]
+    evaluation: Evaluation | None = None
 
 
 def tubes_of_model(model: Model, store: Path) -> StageSet | None:
@@ -76,109 +73,79 @@ def tubes_of_model(model: Model, store: Path) -> StageSet | None:
     return next((one for one in sets if isinstance(one, StageSet) and one.digest == digest), None)
 
 
-def report_on_model(
-    model: Model, features: FeatureSet, choice: ReportChoice, judged: ModelChoice, say: Say
-) -> ReportPage:
+def report_on_model(features: FeatureSet, choice: ReportChoice, judged: ModelChoice, say: Say) -> ReportPage:
     """Score a set's videos with a model, judge the scores by a manifest if there is one, and make the page.
 
     Raises
     ------
     UsageError
-        if the set is of another recipe, there is no such protocol or split, or no video is left.
+        if the set is of another recipe, or there is a split without a manifest.
     NoInputError
-        if there is no such manifest.
+        if there is no such manifest, or no video of the split.
     StoreError
-        if a shard is damaged.
+        if the model or a shard is damaged.
     """
-    check_set(model, features)
-    protocol = find_protocol(judged.protocol)
-    known = look_up(features.summaries().ids, choice)
-    ids, split_note = _chosen(features.summaries().ids, known, judged.split)
-    scored, failures = [], []
-    for number, found in enumerate(find_in(model, features, dict.fromkeys(ids), Wanted(0.5, {}), tubes=judged.tubes)):
-        if found.video is None:
-            failures.append(_score_failure(found))
-        else:
-            scored.append(found.video)
-        if (number + 1) % 50 == 0:
-            say(f"{number + 1} of {len(ids)} videos scored")
-    evaluation = None
-    if known.entries:
-        tests = [TestVideo(one, known.entries[one.id]) for one in scored if one.id in known.entries]
-        evaluation = evaluate_videos(tests, protocol, bootstrap=judged.bootstrap, seed=judged.seed)
-    remembered = [failure_of(record) for record in features.failures()]
-    lead = f"What the {model.which} network of the model {judged.folder.resolve().name} says of {len(scored)} videos"
+    scored = _unjudged(features, judged) if choice.manifest is None else _judged(features, choice.manifest, judged, say)
+    known = with_files([one.id for one in scored.videos], scored.entries, choice)
+    evaluation, model = scored.evaluation, scored.model
+    name = judged.folder.resolve().name
+    lead = f"What the {model.which} network of the model {name} says of {len(scored.videos)} videos"
+    failures = [
+        Failure(name, _CODE, "it could not be scored", message, _CURE) for name, message in scored.failed.items()
+    ]
     return ReportPage(
         title=f"{model.facts['method']} on {features.name}",
-        lead=f"{lead}, measured as the protocol {judged.protocol} does." if evaluation else f"{lead}.",
+        lead=f"{lead}, measured as the protocol {evaluation.protocol} does." if evaluation else f"{lead}.",
         summary=result_summary(evaluation) if evaluation else (),
-        notes=_notes(known, evaluation, split_note),
+        notes=(*known.notes, *(evaluation.notes if evaluation else (NO_MANIFEST,))),
         plots=result_plots(evaluation) if evaluation else (),
         tables=result_tables(evaluation) if evaluation else (),
-        videos=tuple(_cards(scored, known, evaluation, _pictures(scored, known, choice, judged, say))),
-        provenance=_provenance(model, features, judged),
-        failures=(*failures, *remembered),
+        videos=tuple(_cards(scored, known, _pictures(scored.videos, known, choice, judged, say))),
+        provenance=_provenance(model, features, judged, evaluation),
+        failures=(*failures, *map(failure_of, features.failures())),
     )
 
 
-def _chosen(ids: Sequence[str], known: Known, split: str | None) -> tuple[list[str], str]:
-    """Give the ids that are scored, and what a reader should know of the choice."""
-    if not known.entries:
-        if split:
-            msg = f"no manifest says which videos are of split {split!r}: give --manifest FILE, or leave --split out"
-            raise UsageError(msg)
-        return list(ids), ""
-    listed = [one for one in ids if one in known.entries]
-    splits = {known.entries[one].split for one in listed}
-    wanted = split if split is not None else "test" if "test" in splits else ""
-    chosen = [one for one in listed if not wanted or known.entries[one].split == wanted]
-    if not chosen:
-        msg = f"no stored video is of split {wanted!r} in the manifest; leave --split out to score all that it lists"
+def _judged(features: FeatureSet, manifest: Path, judged: ModelChoice, say: Say) -> _Scored:
+    chosen = choose_videos(read_manifest(manifest), features.summaries().ids, judged.split)
+    result = evaluate_model(judged.folder, judged.which, features, chosen, judged.measured, say=say)
+    return _Scored(result.model, result.scored, result.failed, chosen.entries, result.evaluation)
+
+
+def _unjudged(features: FeatureSet, judged: ModelChoice) -> _Scored:
+    if judged.split:
+        msg = f"no manifest says which videos are of the split {judged.split}: give --manifest FILE, or no --split"
         raise UsageError(msg)
-    of_training = [one for one in chosen if known.entries[one].split in ("train", "")]
-    if wanted or not of_training:
-        return chosen, ""
-    return chosen, f"{len(of_training)} of these {len(chosen)} videos may have been trained on."
+    model = read_model(judged.folder, judged.which)
+    check_set(model, features)
+    sets = judged.measured.tubes
+    videos: dict[str, ScoredVideo] = {}
+    failed: dict[str, str] = {}
+    for identifier in features.summaries().ids:
+        try:
+            video = score_clips(model, features[identifier], identifier)
+            if sets is not None and identifier in sets.features:
+                video = with_tubes(video, score_tubes(model, sets.features, sets.tubes, identifier))
+        except UsageError as error:
+            failed[identifier] = str(error)
+        else:
+            videos[identifier] = video
+    return _Scored(model, tuple(videos.values()), failed, {})
 
 
-def _notes(known: Known, evaluation: Evaluation | None, split_note: str) -> tuple[str, ...]:
-    notes = [*known.notes, *filter(None, [split_note])]
-    if evaluation is None:
-        notes.append(
-            "No manifest was given, so no truth is shaded and nothing is measured: vadx report --manifest FILE."
-        )
-    else:
-        notes += evaluation.notes
-    return tuple(notes)
-
-
-def _score_failure(found: Found) -> Failure:
-    return Failure(found.id, found.code or _CODE, "it could not be scored", found.failure or "", _CURE)
-
-
-def _cards(
-    scored: Sequence[ScoredVideo],
-    known: Known,
-    evaluation: Evaluation | None,
-    pictures: Mapping[str, tuple[Picture, ...]],
-) -> Iterator[ScoredCard]:
-    rows = {} if evaluation is None else {row.id: row for row in evaluation.videos}
-    for video in scored:
-        entry = known.entries.get(video.id, ManifestEntry(video.id))
+def _cards(scored: _Scored, known: Known, pictures: Mapping[str, tuple[Picture, ...]]) -> Iterator[ScoredCard]:
+    rows = {} if scored.evaluation is None else {row.id: row for row in scored.evaluation.videos}
+    for video in scored.videos:
         row = rows.get(video.id)
         facts = video_facts(row) if row is not None else ()
-        yield scored_card(video, entry, known, facts=facts, pictures=pictures.get(video.id, ()))
+        yield scored_card(video, known, facts=facts, pictures=pictures.get(video.id, ()))
 
 
 def scored_card(
-    video: ScoredVideo,
-    entry: ManifestEntry,
-    known: Known,
-    *,
-    facts: tuple[Fact, ...] = (),
-    pictures: tuple[Picture, ...] = (),
+    video: ScoredVideo, known: Known, *, facts: tuple[Fact, ...] = (), pictures: tuple[Picture, ...] = ()
 ) -> ScoredCard:
     """Give what a page shows of a scored video."""
+    entry = known.entries.get(video.id, ManifestEntry(video.id))
     return ScoredCard(
         id=video.id,
         scores=video.frame_scores,
@@ -227,24 +194,25 @@ def _pictures(
     scored: Sequence[ScoredVideo], known: Known, choice: ReportChoice, judged: ModelChoice, say: Say
 ) -> dict[str, tuple[Picture, ...]]:
     """Draw the tubes of the highest scores, of the videos of the highest, whose files are found."""
-    if judged.tubes is None:
+    sets = judged.measured.tubes
+    if sets is None:
         return {}
-    features, tubes = judged.tubes
     playable = [one for one in scored if one.id in known.sources.paths and len(one.more.get("tube_scores", ()))]
     best = sorted(playable, key=lambda one: (-float(one.more["tube_scores"].max()), one.id))[: choice.num_sheets]
     found = {}
     for video in best:
         say(f"tubes of {video.id}")
-        places = features.open(video.id).arrays["tube"][video.more["tube"]]
+        places = sets.features.open(video.id).arrays["tube"][video.more["tube"]]
         ranked = np.argsort(-video.more["tube_scores"], kind="stable")
         # A tube's parts are scored one by one: it stands where its best part does.
         order = list(dict.fromkeys(places[ranked].tolist()))
-        found[video.id] = tuple(tube_picture(tubes, video.id, known.sources.paths[video.id], order=order))
+        found[video.id] = tuple(tube_picture(sets.tubes, video.id, known.sources.paths[video.id], order=order))
     return found
 
 
-def _provenance(model: Model, features: FeatureSet, judged: ModelChoice) -> tuple[FactGroup, ...]:
-    facts = {name: value for name, value in model.facts.items() if name != "recipe"}
+def _provenance(
+    model: Model, features: FeatureSet, judged: ModelChoice, evaluation: Evaluation | None
+) -> tuple[FactGroup, ...]:
     with (judged.folder / f"{model.which}.safetensors").open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     own = (
@@ -252,11 +220,13 @@ def _provenance(model: Model, features: FeatureSet, judged: ModelChoice) -> tupl
         Fact("sha256 of its file", digest),
         Fact("iteration", str(model.mark.iteration)),
         *(() if model.mark.measured is None else (Fact("measured", f"{model.mark.measured:.4f}"),)),
-        *flat_facts(facts),
+        # What it holds of the recipe is said of the set.
+        *flat_facts({name: value for name, value in model.facts.items() if name != "recipe"}),
     )
-    measured = (
-        Fact("protocol", judged.protocol),
-        Fact("draws of the intervals", str(judged.bootstrap)),
-        Fact("seed of the draws", str(judged.seed)),
-    )
-    return (FactGroup("Model", own), FactGroup("Measurement", measured), *set_provenance(features))
+    groups = [FactGroup("Model", own)]
+    if evaluation is not None:
+        protocol = judged.measured.protocol
+        choices = [Fact(name, plain_text(one["value"])) for name, one in protocol.as_mapping()["choices"].items()]
+        draws = (Fact("draws of the intervals", str(evaluation.draws)), Fact("seed of the draws", str(evaluation.seed)))
+        groups.append(FactGroup("Measurement", (Fact("protocol", evaluation.protocol), *choices, *draws)))
+    return (*groups, *set_provenance(features))

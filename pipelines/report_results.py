@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .evaluation_text import metric_label, number
 from .protocol_choices import METRICS
 from .report_page import Fact, Plot, Table
 
 if TYPE_CHECKING:
-    from .evaluate import Measured, TubeReport
+    from .evaluate import TubeReport
     from .evaluation import Confusion, Evaluation, VideoRow
     from .frame_metrics import Curve, Estimate
 
@@ -19,28 +20,13 @@ _FIRST = ("frame_auc", "subset_auc", "frame_average_precision", "frame_pr_area",
 """Metrics that stand above all others, after the protocol's headline."""
 
 
-def estimate_text(one: Estimate | Measured) -> str:
-    """Write a number with its interval, or why there is none."""
-    if one.value is None:
-        return f"none: {one.reason}"
-    low, high = getattr(one, "low", None), getattr(one, "high", None)
-    return f"{one.value:.4f}" + ("" if low is None or high is None else f" ({low:.4f} to {high:.4f})")
-
-
-def metric_name(name: str) -> str:
-    """Name a metric in words: ``frame_auc`` is frame AUC."""
-    words = {"auc": "AUC", "pr_area": "PR area", "average_precision": "average precision", "vauc": "VAUC"}
-    level, _, rest = name.partition("_")
-    return words.get(name) or (f"{level} {words[rest]}" if rest in words else name.replace("_", " "))
-
-
 def result_summary(evaluation: Evaluation) -> tuple[Fact, ...]:
     """Give the figures that stand above all, the protocol's headline first."""
     names = list(dict.fromkeys((evaluation.headline, *_FIRST)))
     measured = [name for name in names if evaluation.metrics[name].value is not None]
     published = evaluation.published
-    said = () if published is None else (Fact(f"published {metric_name(evaluation.headline)}", f"{published:.4f}"),)
-    return (*(Fact(metric_name(name), estimate_text(evaluation.metrics[name])) for name in measured), *said)
+    said = () if published is None else (Fact(f"published {metric_label(evaluation.headline)}", f"{published:.4f}"),)
+    return (*(Fact(metric_label(name), number(evaluation.metrics[name])) for name in measured), *said)
 
 
 def result_plots(evaluation: Evaluation) -> tuple[Plot, ...]:
@@ -53,13 +39,13 @@ def result_plots(evaluation: Evaluation) -> tuple[Plot, ...]:
             "ROC curve of frames",
             evaluation.roc,
             ("false positive rate", "true positive rate"),
-            f"Area: {estimate_text(frames['frame_auc'])}. Dashed: chance, 0.5.",
+            f"Area: {number(frames['frame_auc'])}. Dashed: chance, 0.5.",
         ),
         (
             "Precision and recall of frames",
             evaluation.pr,
             ("recall", "precision"),
-            f"Average precision: {estimate_text(frames['frame_average_precision'])}. Chance: {share:.4f}.",
+            f"Average precision: {number(frames['frame_average_precision'])}. Chance: {share:.4f}.",
         ),
     ):
         if len(curve.x):
@@ -79,11 +65,11 @@ def result_tables(evaluation: Evaluation) -> tuple[Table, ...]:
     if evaluation.tubes is not None:
         tables.append(_tube_table(evaluation.tubes))
     rows = tuple(
-        (metric_name(name), estimate_text(one), METRICS.get(name, ""))
+        (metric_label(name), number(one), METRICS.get(name, ""))
         for name, one in evaluation.metrics.items()
         if one.value is not None
     )
-    without = [metric_name(name) for name, one in evaluation.metrics.items() if one.value is None]
+    without = [metric_label(name) for name, one in evaluation.metrics.items() if one.value is None]
     said = []
     if evaluation.draws:
         said.append(f"Between brackets: 95 % of {evaluation.draws} draws of videos, seed {evaluation.seed}.")
@@ -124,9 +110,20 @@ def _confusion_table(confusion: Confusion) -> Table:
 
 
 def _tube_table(report: TubeReport) -> Table:
-    rows = [("VAUC", estimate_text(report.vauc)), ("false alarm rate", estimate_text(report.false_alarm_rate))]
-    rows.append(("spatio-temporal IoU", estimate_text(report.st_iou)))
-    return Table("Tubes", ("figure", "value"), tuple(rows))
+    epsilons = next((reading.method.iou_at for reading in report.localisation.values()), {})
+    rows = []
+    for reading, found in report.localisation.items():
+        for tube, one in (("top-1", found.method), ("random", found.random), ("best", found.best)):
+            rows.append((f"{tube}, {reading}", f"{one.miou:.4f}", *(f"{value:.4f}" for value in one.iou_at.values())))
+    rate = report.false_alarm_rate
+    alarms = f"{rate.value:.4f}" if rate.value is not None else f"none, {rate.reason}"
+    counts = report.counts
+    note = (
+        f"Of {counts.videos} videos, {counts.abnormal} of them anomalous and {counts.without_tubes} without a tube. "
+        f"False alarms of normal videos above {report.false_alarm_above:g}: {alarms}."
+    )
+    headers = ("tube", "MIoU", *(f"IoU@{epsilon}" for epsilon in epsilons))
+    return Table("Where tubes are", headers, tuple(rows), frozenset(range(1, len(headers))), note)
 
 
 def video_facts(row: VideoRow) -> tuple[Fact, ...]:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 from click.core import ParameterSource
 
-from ...errors import UsageError
+from ...errors import StoreError, UsageError
 from .common import DEFAULT_STORE, human_bytes, json_option, open_any_set, open_set, print_json
 
 if TYPE_CHECKING:
-    from ...features.stage_set import StageSet
     from ..model_folder import Model
     from ..report import ReportChoice, Say
     from ..report_page import ReportPage
+    from ..tube_evaluation import TubeSets
 
-_MODELS_OWN = ("set_name", "tubes", "split", "protocol", "which", "bootstrap", "seed")
+_MODELS_OWN = ("set_name", "tubes", "boxes", "split", "protocol", "which", "bootstrap", "seed")
 
 
 @click.command(context_settings={"show_default": True})
@@ -33,10 +34,11 @@ _MODELS_OWN = ("set_name", "tubes", "split", "protocol", "which", "bootstrap", "
 )
 @click.option("--set", "set_name", metavar="SET", help="What the model scores.  [default: the set of its own recipe]")
 @click.option("--tubes", metavar="SET", help="mgpr: features of tubes.  [default: those it learned from]")
+@click.option("--boxes", type=click.Path(path_type=Path), help="mgpr: annotated boxes, by which tubes are placed.")
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test"]),
-    help="Score the manifest's videos of this split.  [default: test, or all]",
+    help="The manifest's split.  [default: test, or all videos where it names none]",
 )
 @click.option("--protocol", default="vadx", help="Measure as a publication does: `vadx eval --protocols` lists them.")
 @click.option("--which", type=click.Choice(["last", "best"]), default="last", help="Which of the model's networks.")
@@ -86,37 +88,49 @@ def _refuse(ctx: click.Context, name: str) -> None:
 
 
 def _model_page(folder: Path, choice: ReportChoice, options: dict[str, Any], tell: Say) -> ReportPage:
+    from ...features.box_annotations import read_box_truth
+    from ..model_evaluation import EvaluationChoice, set_of_model
     from ..model_folder import read_model
-    from ..report_models import ModelChoice, report_on_model, set_of_model
+    from ..protocols import find_protocol
+    from ..report_models import ModelChoice, report_on_model
 
+    protocol = find_protocol(options["protocol"])
     model = read_model(folder, options["which"])
     store, name = options["store"], options["set_name"]
-    features = set_of_model(model, store) if name is None else open_set(name, store)
-    judged = ModelChoice(
-        folder=folder,
-        split=options["split"],
-        protocol=options["protocol"],
+    tubes = _tube_sets(model, options["tubes"], store)
+    if options["boxes"] is not None and tubes is None:
+        msg = "--boxes place tubes, and none are scored: name their features too, --tubes SET"
+        raise UsageError(msg)
+    measured = EvaluationChoice(
+        protocol=protocol,
         bootstrap=options["bootstrap"],
         seed=options["seed"],
-        tubes=_tubes(model, options["tubes"], store),
+        tubes=tubes,
+        boxes=None if options["boxes"] is None else read_box_truth(options["boxes"]),
     )
-    return report_on_model(model, features, choice, judged, tell)
+    features = set_of_model(model, store) if name is None else open_set(name, store)
+    judged = ModelChoice(folder=folder, which=options["which"], split=options["split"], measured=measured)
+    return report_on_model(features, choice, judged, tell)
 
 
-def _tubes(model: Model, name: str | None, store: Path) -> tuple[StageSet, StageSet] | None:
-    """Open a set of features of tubes, by default that which the model learned from, and that of the tubes."""
+def _tube_sets(model: Model, name: str | None, store: Path) -> TubeSets | None:
+    """Open sets of tubes: those that are named, or those that the model learned from if they are all there."""
     from ...features.stage_set import StageSet
     from ..report_models import tubes_of_model
-    from ..tube_scoring import check_tubes, tubes_before
+    from ..tube_evaluation import TubeSets
+    from ..tube_scoring import check_tubes
 
-    features = tubes_of_model(model, store) if name is None else open_any_set(name, store)
-    if features is None:
+    if name is None:
+        learned_from = tubes_of_model(model, store)
+        with suppress(StoreError):
+            return None if learned_from is None else TubeSets.of(learned_from)
         return None
+    features = open_any_set(name, store)
     if not isinstance(features, StageSet):
         msg = f"{features.name} holds clip features, not those of tubes: give the last set that vadx tubes makes"
         raise UsageError(msg)
     check_tubes(model, features)
-    return features, tubes_before(features)
+    return TubeSets.of(features)
 
 
 def _tell(out: Path, page: ReportPage, size: int, *, as_json: bool, quiet: bool) -> None:

@@ -21,7 +21,6 @@ from vadx.features.shard_set import FailureRecord
 from vadx.pipelines.report import Known
 from vadx.pipelines.report_models import scored_card
 from vadx.pipelines.report_page import ReportPage, ScoredCard, render
-from vadx.pipelines.report_results import metric_name
 from vadx.pipelines.report_sets import duration_histogram, failure_of, flat_facts
 from vadx.pipelines.report_sources import Sources, find_sources, relative_url
 from vadx.pipelines.scoring import ScoredVideo
@@ -139,7 +138,7 @@ def card_of(entry: ManifestEntry, **changes: Any) -> ScoredCard:
     clips = make_clips(48)
     scores = np.array([0.25, 0.5, 0.75], np.float32)
     video = ScoredVideo(entry.id, clips.frames, scores, np.repeat(scores, 16), clips.seconds, **changes)
-    return scored_card(video, entry, Known({}, Sources(Path("report.html"))))
+    return scored_card(video, Known({entry.id: entry}, Sources(Path("report.html"))))
 
 
 def test_truth_is_shaded_where_it_is_known() -> None:
@@ -226,16 +225,3 @@ def test_nested_facts_are_named_by_their_way() -> None:
         ("d", "yes"),
         ("e", "none"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("frame_auc", "frame AUC"),
-        ("vauc", "VAUC"),
-        ("video_pr_area", "video PR area"),
-        ("class_accuracy", "class accuracy"),
-    ],
-)
-def test_figures_have_names(name: str, words: str) -> None:
-    assert metric_name(name) == words
