@@ -13,13 +13,14 @@ from __future__ import annotations
 import binascii
 import hashlib
 import json
+import math
 import os
 import re
 import stat
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, ValuesView
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,7 @@ Hint = tuple[int, int, str]
 
 @dataclass(frozen=True, slots=True)
 class ShardSummary:
-    """What a listing shows of one shard. ``bytes`` is its file's size; ``seconds`` the duration of the video."""
+    """What a listing shows of one shard. ``bytes`` is its file's size; ``seconds`` the video's, NaN where unknown."""
 
     id: str
     bytes: int
@@ -72,6 +73,11 @@ class ShardSummary:
     num_frames: int
     seconds: float
     degraded: bool
+
+    def is_same(self, other: ShardSummary) -> bool:
+        """Whether both say the same; durations that nobody knows are the same."""
+        ours, theirs = (replace(one, seconds=-1.0 if math.isnan(one.seconds) else one.seconds) for one in (self, other))
+        return ours == theirs
 
 
 class Listing(Mapping[str, ShardSummary]):

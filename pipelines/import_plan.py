@@ -194,13 +194,7 @@ def _known(text: str) -> dict[str, object]:
     """Read ``FACT=VALUE``, or a JSON file of facts."""
     name, equals, value = text.partition("=")
     if equals and not Path(text).is_file():
-        try:
-            return facts.flat_facts({name: json.loads(value)})
-        except ValueError as error:
-            if isinstance(error, UsageError):
-                raise
-            # Words need no quotes.
-            return facts.flat_facts({name: value})
+        return facts.flat_facts({name: _value(name, value)})
     try:
         raw = json.loads(read_whole(text))
     except (json.JSONDecodeError, RecursionError) as error:
@@ -212,3 +206,13 @@ def _known(text: str) -> dict[str, object]:
         msg = f'--known {text} holds no JSON object; give one of facts, such as {{"sampling.clip_length": 16}}'
         raise UsageError(msg)
     return facts.flat_facts(raw)
+
+
+def _value(fact: str, text: str) -> object:
+    """Read a value: JSON, or a word without its quotes. A sha256 may look like a number."""
+    if isinstance(facts.STAND_INS.get(fact), str):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

@@ -68,7 +68,9 @@ class RowRule:
         spans = self._segments(num_rows, counted) if self.segmentation else self._clips(num_rows, counted)
         frames = spans
         if factor != 1.0:
-            frames = np.stack([np.floor(spans[:, 0] * factor), np.ceil(spans[:, 1] * factor)], axis=1).astype(np.int64)
+            # From the first chosen frame to the last, each the one nearest in time, of two the earlier.
+            last = np.array([0, 1])
+            frames = np.ceil((spans - last) * factor - 0.5).astype(np.int64) + last
         end = int(frames.max()) if num_frames is None else num_frames
         frames = np.minimum(frames, end)
         frames[:, 0] = np.minimum(frames[:, 0], end - 1)

@@ -3,13 +3,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -150,6 +151,19 @@ def test_attributes_are_those_listed_and_hold_no_place_or_time(small: Path) -> N
         assert json.loads(file.attrs["provenance"]) == features.provenance
         assert not [v for v in file.attrs.values() if str(v).startswith(("/", "\\", "~"))]
         assert [dict(file[name].attrs) for name in DATASETS if set(file[name].attrs) - {"DIMENSION_LABELS"}] == []
+
+
+def test_times_that_nobody_knows_are_kept_as_such(tmp_path: Path) -> None:
+    features = make_features()
+    facts = replace(features.facts, time_source="unknown", frames_from="rows")
+    untimed = replace(features, seconds=np.full_like(features.seconds, np.nan), facts=facts)
+    path = write(tmp_path / "untimed.h5", make_shard(features=untimed))
+    assert np.isnan(open_shard(path).features.seconds).all()
+    assert open_shard(path).features.facts == facts
+    assert math.isnan(read_outline(path).video_seconds)
+    verify_shard(path)
+    with pytest.raises(ValueError, match="the times are said to be known, from pts"):
+        replace(untimed, facts=features.facts)
 
 
 def test_the_header_certifies_what_tail_and_sha256sum_see(small: Path) -> None:

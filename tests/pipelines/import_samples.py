@@ -1,0 +1,81 @@
+"""Feature sets that vadx computed, as far as their numbers and places go, and what others publish of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vadx.extract.sampling import ClipSampler
+from vadx.features.keys import key_of
+from vadx.features.manifest import Manifest, ManifestEntry, write_manifest
+from vadx.features.recipe import Network, Recipe, Sampling, Transform
+from vadx.features.shard import build_shard
+from vadx.features.store import FeatureSet, Store
+from vadx.features.timeline import ClipFeatures, VideoFacts
+
+Row = tuple[str, int, str, list[tuple[int, int]], int]
+"""Id, label, split, spans, frames."""
+
+UCF: Sequence[Row] = (
+    ("Abuse/Abuse001_x264", 1, "train", [], 83),
+    ("Arson/Arson007_x264", 1, "test", [(5, 36)], 47),
+    ("Training_Normal_Videos_Anomaly/Normal_Videos001_x264", 0, "train", [], 64),
+)
+XD: Sequence[Row] = (
+    ("v=abc__#1_label_B1-0-0", 1, "train", [], 70),
+    ("v=def__#1_label_A", 0, "test", [], 33),
+    ("v=ghi__#1_label_B4-0-0", 1, "test", [(10, 30)], 97),
+)
+DIM = 8
+
+
+def make_recipe(*, tail: str, num_crops: int, order: str) -> Recipe:
+    crops = {1: "center", 5: "five", 10: "ten"}[num_crops]
+    return Recipe(
+        sampling=Sampling(clip_length=16, clip_stride=16, tail=tail),  # type: ignore[arg-type]
+        transform=Transform(
+            kernel="cv2",
+            resize=256,
+            crop=224,
+            crops=crops,  # type: ignore[arg-type]
+            crop_order=None if num_crops == 1 else order,  # type: ignore[arg-type]
+            center_rounding="round",
+            scale=1 / 127.5,
+            offset=-1,
+        ),
+        network=Network(name="i3d", layer="mixed_5c"),
+        weights="random:0",
+    )
+
+
+def features_of(recipe: Recipe, num_frames: int, *, num_crops: int, seed: int) -> ClipFeatures:
+    """Make features whose clips lie where the sampler of extraction puts them."""
+    sampler = ClipSampler[int](recipe.sampling)
+    windows = [window for frame in range(num_frames) for window in sampler.push(frame)] + sampler.flush()
+    frames = np.array([(window.clip.start, window.clip.stop) for window in windows], np.int64)
+    return ClipFeatures(
+        values=np.random.default_rng(seed).standard_normal((len(windows), num_crops, DIM)).astype(np.float32),
+        frames=frames,
+        seconds=frames / 25.0,
+        damaged=np.zeros(len(windows), bool),
+        facts=VideoFacts(fps=25.0, num_frames_decoded=num_frames, width=320, height=240),
+        num_padded_frames=sum(window.clip.num_padded for window in windows),
+    )
+
+
+def make_set(store: Path, rows: Sequence[Row] = UCF, *, tail: str, num_crops: int, order: str = "tv") -> FeatureSet:
+    """Store features of every row, and their manifest and frame counts beside the store."""
+    recipe = make_recipe(tail=tail, num_crops=num_crops, order=order)
+    made = Store(store).create(recipe, slug="made")
+    entries = []
+    for seed, (identifier, label, split, spans, num_frames) in enumerate(rows):
+        features = features_of(recipe, num_frames, num_crops=num_crops, seed=seed)
+        shard = build_shard(identifier, key_of(identifier), features, recipe.digest, f"{seed:064x}")
+        made.publish(identifier, shard, replace=False)
+        kind = identifier.split("/")[0] if label and "/" in identifier else "Fighting" if label else ""
+        array = np.array(spans, np.int64).reshape(-1, 2)
+        entries.append(ManifestEntry(identifier, "", label, kind, split, array, num_frames))
+    write_manifest(store.parent / "labels.csv", Manifest(tuple(entries)))
+    return made
