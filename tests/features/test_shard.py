@@ -32,6 +32,7 @@ from vadx.features.shard import (
     open_shard,
     parse_header,
     read_header,
+    read_outline,
     verify_shard,
     write_image,
 )
