@@ -198,7 +198,7 @@ def evaluate_videos(
         metrics[f"false_alarm_{name}"] = _false_alarms(compared, rate, bootstrap, seed)
     top_classes, confusion, accuracy = _classification(labelled, class_of, bootstrap, seed)
     metrics["class_accuracy"] = accuracy
-    metrics["vauc"] = _vauc(tubes, bootstrap, seed)
+    metrics["vauc"] = _vauc(labelled, tubes, bootstrap, seed)
     frames = levels["frame"].pool.ranking()
     return Evaluation(
         protocol=protocol.name,
@@ -337,12 +337,19 @@ def _own_class(entry: ManifestEntry) -> str | None:
     return entry.class_name or (NORMAL_CLASS if entry.label == 0 else None)
 
 
-def _vauc(tubes: TubeReport | None, bootstrap: int, seed: int) -> Estimate:
-    if tubes is None:
-        return Estimate(None, "no tubes were scored: give --tubes SET --boxes FILE")
-    rows = [(np.array([one.score]), np.array([one.abnormal])) for one in tubes.videos]
-    draws = Draws.of([one.abnormal for one in tubes.videos], bootstrap, seed)
-    return estimates(pool(rows), draws, "video")["auc"]
+def _vauc(videos: Sequence[TestVideo], tubes: TubeReport | None, bootstrap: int, seed: int) -> Estimate:
+    """Rank videos by their best tube: those whose tubes were placed, or without boxes all that have tubes' scores."""
+    scored = [
+        (one.scored.more["tube_scores"], one.entry.label == 1) for one in videos if "tube_scores" in one.scored.more
+    ]
+    pairs = [(float(values.max(initial=0)), anomalous) for values, anomalous in scored]
+    if tubes is not None:
+        pairs = [(one.score, one.abnormal) for one in tubes.videos]
+    if not pairs:
+        return Estimate(None, "no tubes were scored: give --tubes SET")
+    draws = Draws.of([anomalous for _, anomalous in pairs], bootstrap, seed)
+    ranked = pool([(np.array([score]), np.array([anomalous])) for score, anomalous in pairs])
+    return estimates(ranked, draws, "video")["auc"]
 
 
 def _class_rows(compared: Sequence[ComparedVideo]) -> tuple[ClassRow, ...]:

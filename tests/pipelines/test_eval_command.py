@@ -159,7 +159,7 @@ def test_a_protocol_is_told_with_its_sources_and_its_notes(folder: Path, vadx_he
         # The model scores 4 segments, and RTFM's expansion is of clips.
         assert "note: no clips of 16 frames were scored" in out
     if name == "wsstad-st-ucf":
-        assert "VAUC: none, no tubes were scored: give --tubes SET --boxes FILE" in out
+        assert "VAUC: none, no tubes were scored: give --tubes SET" in out
         assert "wsstad*" in out
 
 
