@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -319,3 +320,52 @@ class TestPublished:
             assert found.notes == []
             assert sum(len(e.spans) for e in found.entries) == spans
             assert sum(len(e.spans) > 1 for e in found.entries) == several
+
+
+class TestMadeCounts:
+    """The counts of XD-Violence's and ShanghaiTech's frames are nowhere published: lists are real, counts are made."""
+
+    @pytest.mark.parametrize(
+        ("target", "clips"), [("xdviodet", lambda n: (n - 1) // 16), ("vadclip-xd", lambda n: n // 16)]
+    )
+    def test_xd_violence(self, annotations: Path, target: str, clips: Callable[[int], int]) -> None:
+        manifest = read_annotations("xd-violence", find_lists("xd-violence", annotations / "xd_violence")).manifest()
+        videos = [video for video in manifest if video.split == "test"]
+        # Most annotations end before these videos do, some beyond.
+        counts = {video.id: 600 + 37 * number % 5000 for number, video in enumerate(videos)}
+        truth = target_truth(target, videos, counts=counts)
+        lengths = [16 * clips(counts[video.id]) for video in videos]
+        marked = [
+            set().union(*(range(start, min(stop, length)) for start, stop in video.spans.tolist()))
+            for video, length in zip(videos, lengths, strict=True)
+        ]
+        assert truth.lengths.tolist() == lengths
+        assert (len(truth.ids), truth.num_positives) == (800, sum(map(len, marked)))
+        assert np.flatnonzero(truth.of(videos[0].id)).tolist() == sorted(marked[0])
+        assert truth.num_clipped + truth.num_dropped > 100
+
+    def test_shanghaitech(self, annotations: Path) -> None:
+        manifest = read_annotations("shanghaitech", find_lists("shanghaitech", annotations / "shanghaitech")).manifest()
+        videos = []
+        for number, video in enumerate(one for one in manifest if one.split == "test"):
+            num_frames = 160 + 7 * number
+            # Every third anomaly goes on to the last frame, whose label is repeated.
+            spans = [(30, num_frames if number % 3 == 0 else 90)] if video.label else []
+            array = np.array(spans, np.int64).reshape(-1, 2)
+            videos.append(replace(video, spans=array, num_frames=num_frames))
+        found = target_truth("rtfm-shanghaitech", videos)
+        rows = []
+        for video in videos:
+            row = [0] * (video.num_frames or 0)
+            for start, stop in video.spans.tolist():
+                row[start:stop] = [1] * (stop - start)
+            rows.append(row + row[-1:] * (16 * (len(row) // 16 + 1) - len(row)))
+        assert (len(videos), sum(row[-1] for row in rows) > 10) == (199, True)
+        assert found.labels.tolist() == [label for row in rows for label in row]
+        whole = target_truth("mist-shanghaitech", videos)
+        assert whole.lengths.tolist() == [video.num_frames // 16 * 16 for video in videos if video.num_frames]
+        assert whole.num_positives == sum(
+            min(stop, length) - start
+            for video, length in zip(videos, whole.lengths.tolist(), strict=True)
+            for start, stop in video.spans.tolist()
+        )
