@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from ...errors import UsageError
 from ...features.annotations import UCF_CLASSES
 from . import Batch, Losses, Method, Scores, Settings, check_choices
+from .deepmil import crop_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -423,7 +424,7 @@ class Lad(Method):
         """Draw a window of each bag: features ``(bag, clip, feature)`` and labels of frames ``(bag, frame)``."""
         chosen = self.settings
         random = np.random.default_rng(batch.seed)
-        features = batch.features.mean(dim=2)
+        features = crop_mean(batch.features)
         counts = batch.mask.sum(dim=1).tolist()
         if "frame_labels" in batch.more:
             every = batch.more["frame_labels"]
@@ -472,7 +473,7 @@ class Lad(Method):
         """
         chosen = self.settings
         size = chosen.window_clips
-        clips = features.mean(dim=1)
+        clips = crop_mean(features)
         num_clips = len(clips)
         num_filled = -(-num_clips // size) * size
         clips = torch.cat([clips, clips[-1:].expand(num_filled - num_clips, -1)])

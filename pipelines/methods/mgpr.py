@@ -24,6 +24,7 @@ from ...detectors.tubes import MAX_TUBES, Tube, coarser_parts
 from ...errors import UsageError
 from ..localisation import PredictedTrack
 from . import Batch, Losses, Method, Scores, Settings, check_choices
+from .deepmil import crop_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -232,7 +233,7 @@ def phase_bags(batch: Batch, phase: str) -> BranchBags:
     feature)``, T^r and T^g, with ``more["tube_mask"] (bag, instance)``; `tube_tensors` makes them. In bags without
     these the videolets stand in for tubes, as they do where the tube branch guides.
     """
-    videolets = batch.features.mean(dim=2)
+    videolets = crop_mean(batch.features)
     if phase == "temporal" or "region" not in batch.more:
         return BranchBags(videolets, videolets, batch.mask)
     return BranchBags(batch.more["region"], batch.more["whole_frame"], batch.more["tube_mask"])
@@ -383,7 +384,7 @@ class Mgpr(Method):
 
     def score(self, network: nn.Module, features: Tensor) -> Scores:
         """Score the segments of a video by the mean of both branches, appendix F; ``more`` has each branch's."""
-        videolets = features.mean(dim=1)
+        videolets = crop_mean(features)
         scores, each = self._score(network, videolets, videolets)
         return Scores(scores, float(scores.max()), more=each)
 

@@ -19,7 +19,7 @@ from torch.optim import Adagrad, Optimizer
 
 from ...errors import UsageError
 from . import Batch, Losses, Method, Scores, Settings, check_choices
-from .deepmil import paired_hinge, smoothness, sparsity
+from .deepmil import crop_mean, paired_hinge, smoothness, sparsity
 
 NOISY = "noisy"
 """The name in `Batch.more` of the features of the same bags with noise: shape of `Batch.features`."""
@@ -310,10 +310,14 @@ def craft_anomalies(
         share[bag, at] = random.uniform(chosen.fusion_least, chosen.fusion_most, len(at))
         source[bag, at] = random.choice(sources[partner[bag]], len(at))
     fused = torch.from_numpy(share > 0).to(normal.device)
-    weight = torch.from_numpy(share).to(normal)[..., None]
-    row = torch.from_numpy(partner).to(normal.device)[:, None]
-    other = anomalous[row, torch.from_numpy(source).to(normal.device)]
-    return Crafted(torch.where(fused[..., None], torch.lerp(normal, other, weight), normal), fused)
+    rows, columns = fused.nonzero(as_tuple=True)
+    weight = torch.from_numpy(share).to(normal)[rows, columns, None]
+    partners, sources_of = (torch.from_numpy(one).to(normal.device) for one in (partner, source))
+    features = normal.clone()
+    features[rows, columns] = torch.lerp(
+        normal[rows, columns], anomalous[partners[rows], sources_of[rows, columns]], weight
+    )
+    return Crafted(features, fused)
 
 
 class Wsal(Method):
@@ -354,7 +358,7 @@ class Wsal(Method):
         """Give Eq. 3: margins and sparsity of Eq. 9, and the terms of Eq. 13 that are weighted."""
         del phase
         chosen, mask, anomalous = self.settings, batch.mask, batch.anomalous
-        features = batch.features.mean(dim=2)
+        features = crop_mean(batch.features)
         semantic, encoded = network(features, mask)
         dynamic, dynamic_mask = VARIATIONS[chosen.variation](encoded, mask)
         margin, mean = MARGINS[chosen.margin], SPARSITY_MEANS[chosen.sparsity_mean]
@@ -379,7 +383,7 @@ class Wsal(Method):
         return joint_scores(semantic, second_order_variation(encoded, mask)[0])
 
     def _noise(self, network: nn.Module, batch: Batch) -> Tensor:
-        features, mask = batch.more[NOISY][batch.normal].mean(dim=2), batch.mask[batch.normal]
+        features, mask = crop_mean(batch.more[NOISY][batch.normal]), batch.mask[batch.normal]
         return noise_loss(self._joint(network, features, mask), mask)
 
     def _location(self, network: nn.Module, features: Tensor, batch: Batch) -> Tensor:
@@ -402,7 +406,7 @@ class Wsal(Method):
         ``variation="adjacent"`` the segments have two thirds of that: the same order, in [0, 1].
         """
         mask = torch.ones(1, len(features), dtype=torch.bool, device=features.device)
-        semantic, encoded = network(features.mean(dim=1)[None], mask)
+        semantic, encoded = network(crop_mean(features)[None], mask)
         # Rounding can make a cosine a little more than 1.
         variation = second_order_variation(encoded, mask)[0].clamp(0, 1)
         weight = 2 / 3 if self.settings.variation == "adjacent" else 1 / 2
