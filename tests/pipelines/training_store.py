@@ -65,6 +65,7 @@ def make_store(path: Path, *, crops: int = 1, dim: int = DIM) -> FeatureSet:
     for identifier, label, _, num_clips in VIDEOS:
         features = clips_of(identifier, moved=bool(label), num_clips=num_clips, crops=crops, dim=dim)
         put(feature_set, identifier, features)
+    feature_set.save_index({})
     return feature_set
 
 
