@@ -155,7 +155,7 @@ PLOT_FORMATS: Mapping[str, Callable[[str], _Canvas]] = MappingProxyType({".png":
 def check_plot_path(path: Path) -> None:
     """Raise `UsageError` unless a file's ending is one of `PLOT_FORMATS`."""
     if path.suffix.lower() not in PLOT_FORMATS:
-        msg = f"--plot {path}: give a file that ends in {' or '.join(PLOT_FORMATS)}, or a folder that is there"
+        msg = f"--plot {path}: give a file that ends in {' or '.join(PLOT_FORMATS)}, or a folder"
         raise UsageError(msg)
 
 

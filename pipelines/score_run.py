@@ -13,6 +13,7 @@ from .score_overlay import write_score_overlay
 from .score_plot import PLOT_FORMATS, write_plot
 from .score_video import Interval, find_intervals, write_csv
 from .scoring import ScoredVideo, score_clips
+from .tube_pictures import disk_errors
 from .tube_scoring import score_tubes, with_tubes
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ FILES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 class Wanted:
     """What is asked for of each video: intervals of ``threshold``, and files.
 
-    ``targets`` maps names of `FILES` to a file, or to a folder that is there.
+    ``targets`` maps names of `FILES` to a file, or to a folder: one that is there, or a name without an ending.
     """
 
     threshold: float
@@ -58,16 +59,14 @@ class Found:
 def check_targets(targets: Mapping[str, Path], entries: Iterable[Entry], num_videos: int) -> None:
     """Raise `UsageError`, before any work, for files that cannot be written as they are named."""
     for name, path in targets.items():
-        if path.is_dir():
+        if _is_folder(path):
             continue
         if num_videos > 1:
-            msg = (
-                f"--{name} {path} is one file, and there are {num_videos} videos: give a folder that is there, "
-                f"mkdir -p {path.with_suffix('')}"
-            )
+            folder = f"{path.with_suffix('')}/"
+            msg = f"--{name} {path} is one file, and there are {num_videos} videos: give a folder, {folder}"
             raise UsageError(msg)
         if path.suffix.lower() not in FILES[name]:
-            msg = f"--{name} {path}: give a folder that is there, or a file that ends in {' or '.join(FILES[name])}"
+            msg = f"--{name} {path}: give a folder, or a file that ends in {' or '.join(FILES[name])}"
             raise UsageError(msg)
         if not path.parent.is_dir():
             msg = f"--{name} {path}: there is no folder {path.parent}: make it first, mkdir -p {path.parent}"
@@ -75,6 +74,10 @@ def check_targets(targets: Mapping[str, Path], entries: Iterable[Entry], num_vid
         if any(path.exists() and entry.path.exists() and path.samefile(entry.path) for entry in entries):
             msg = f"--{name} {path} is the video itself, which would be gone: give another file"
             raise UsageError(msg)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() or not (path.suffix or path.exists())
 
 
 def find_in(
@@ -149,10 +152,11 @@ def _draw(
 
 def _place(target: Path, identifier: str, suffix: str) -> Path:
     """Give the file that is meant: in a folder never one of a video's own name, which may lie there too."""
-    if not target.is_dir():
+    if not _is_folder(target):
         return target
     path = target / f"{identifier}.scores{suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 

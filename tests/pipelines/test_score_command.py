@@ -67,7 +67,6 @@ def test_nothing_is_computed_twice_and_files_are_written(tmp_path: Path, vadx_he
     write_tiny_model(tmp_path / "model")
     for number, name in enumerate(("a", "sub/b")):
         make_video(tmp_path / "v" / f"{name}.mp4", num_frames=30 + number, width=96, height=64, seed=number)
-    (tmp_path / "out").mkdir()
     drawn = ("--csv", "out", "--plot", "out", "--overlay", "out", "--threshold", "0")
     ran = vadx_here("score", "model", "v", *HERE, *drawn)
     assert ran.code == 0, ran.err
@@ -208,7 +207,7 @@ def test_the_weights_of_a_recipe_are_found_by_their_hash(tmp_path: Path, monkeyp
     ("arguments", "says"),
     [
         (("score", "model"), "name videos, or a feature set"),
-        (("score", "model", "v", "--plot", "a.png"), "is one file, and there are 2 videos"),
+        (("score", "model", "v", "--plot", "a.png"), "is one file, and there are 2 videos: give a folder, a/"),
         (("score", "model", "v/a.mp4", "--plot", "a.jpg"), "ends in .png or .svg"),
         (("score", "model", "v/a.mp4", "--csv", "none/a.csv"), "mkdir -p none"),
         (("score", "model", "v/a.mp4", "--overlay", "v/a.mp4"), "is the video itself"),
