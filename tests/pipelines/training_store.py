@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from support import Ran
 from vadx.features.keys import key_of
 from vadx.features.recipe import Network, Recipe, Sampling, Transform
 from vadx.features.shard import build_shard
@@ -75,3 +78,37 @@ def manifest_text(*, spans: bool = True, splits: bool = True, class_name: str = 
         cells = [identifier, str(label), class_name if label else "", split if splits else ""]
         lines.append(",".join([*cells, SPAN if label and spans else ""]))
     return "\n".join(lines) + "\n"
+
+
+SMALL = ("--normal-bags", "3", "--anomalous-bags", "3", "--iterations", "3", "--device", "cpu")
+"""A few iterations of a few bags, for every method."""
+
+OWN = {
+    "deepmil": ("--first-units", "16"),
+    "cibl": ("--first-units", "16"),
+    "wsal": ("--trunk-units", "16,8", "--encoding-units", "8"),
+    "align": ("--attention-units", "8", "--classifier-units", "8"),
+    "rtfm": ("--units", "16"),
+    "urdmu": ("--units", "16", "--head-units", "4", "--forward-units", "8", "--num-slots", "4"),
+    "lad": ("--hidden-channels", "4", "--shared-widths", "8", "--head-width", "8"),
+    "mgpr": ("--tubes", "none"),
+}
+"""What makes a method's network small, or is needed."""
+
+
+def command(method: str = "deepmil", *more: str, to: str = "model") -> list[str]:
+    manifest = () if "--manifest" in more else ("--manifest", "labels.csv")
+    return ["train", "tiny", "--method", method, "--to", to, *manifest, *SMALL, *OWN.get(method, ()), *more]
+
+
+def ran_well(ran: Ran) -> Ran:
+    assert ran.code == 0, ran.err
+    return ran
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
