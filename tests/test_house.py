@@ -113,6 +113,7 @@ def test_only_one_module_opens_videos_and_listed_ones_open_hdf5() -> None:
         "extract/video.py",
         "pipelines/bench_video.py",
         "pipelines/demo.py",
+        "pipelines/scene_files.py",
         "pipelines/tube_pictures.py",
     }  # all but the first encode
     assert opens["h5py.File"] == {
