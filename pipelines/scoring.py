@@ -246,7 +246,7 @@ def _class_scores(model: Model, scores: Scores) -> dict[str, float]:
     if scores.classes is None:
         return {}
     settings = model.method.settings
-    own = settings.class_names if isinstance(settings, LadSettings) else ()
+    own = getattr(settings, "class_names", ())
     names = tuple(model.facts.get("classes") or own)
     values = scores.classes.float().cpu().tolist()
     if len(names) != len(values):

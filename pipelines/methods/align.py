@@ -324,12 +324,13 @@ INTERPOLATIONS: Mapping[str, Callable[[NDArray[np.float64], int], NDArray[np.flo
 class Align(Method):
     """CSL-TAL. Each of several crops is a sample, as in the authors' code; a video's scores are the crops' means.
 
-    The paper's bags are videos of any length, a clip a segment: ``rule`` makes them so for videos of up to 200 clips,
-    or as many as its number of segments is raised to. ``csltal-pairs`` draws pairs once for all: see ``pairs``.
+    The paper's bags are videos of any length, a clip a segment, and so are those of ``rule``; a batch is as long as its
+    longest video. ``xdviolence-200`` holds the longer ones to 200 clips, and ``csltal-pairs`` draws pairs once for all:
+    see ``pairs``.
     """
 
     settings_class = AlignSettings
-    rule = "xdviolence-200"
+    rule = "clips"
     variants: ClassVar = MappingProxyType(
         {
             "code": _CODE,

@@ -127,18 +127,12 @@ class Memory(nn.Module):
 
 
 def nearest(queries: Tensor, means: Tensor) -> Tensor:
-    """Give the distance from each of ``queries (query, feature)`` to the nearest of ``means``, in [0, 2]: ``(query,)``.
+    """Give the distance from each of ``queries (query, feature)`` to the nearest of ``means``: ``(query,)``.
 
-    All are of unit length, or 0.
-
-    Raises
-    ------
-    UsageError
-        if there is nothing to be near to.
+    All are of unit length, or 0, so that none is more than 2; so far away is the nearest of none.
     """
     if not len(means):
-        msg = "no normal, or no anomalous, video is remembered, so none is near: train on videos of both labels"
-        raise UsageError(msg)
+        return queries.new_full(queries.shape[:1], 2.0)
     # The quicker way by products is off by 1e-3 where vectors are alike.
     return torch.cdist(queries, means, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1)
 
@@ -179,12 +173,9 @@ class NearestNeighbour(Method):
         normal, anomalous = (nearest(queries, memory.means[memory.labels == label]) for label in (0, 1))
         both = normal + anomalous
         scores = torch.where(both > 0, normal / both.clamp(min=torch.finfo(both.dtype).tiny), 0.5)
-        classes = both.new_zeros(len(self.settings.class_names))
-        for kind in range(len(classes)):
-            alike = memory.kinds == kind
-            if bool(alike.any()):
-                classes[kind] = 1 - nearest(video, memory.means[alike])[0] / 2
-        return Scores(segments=scores[:-1], video=scores[-1].item(), classes=classes)
+        kinds = range(len(self.settings.class_names))
+        far = torch.cat([nearest(video, memory.means[memory.kinds == kind]) for kind in kinds])
+        return Scores(segments=scores[:-1], video=scores[-1].item(), classes=1 - far / 2)
 
     def optimisers(self, network: nn.Module) -> dict[str, Optimizer]:
         del network

@@ -123,12 +123,14 @@ def test_a_memory_is_read_whatever_it_holds() -> None:
         Memory(6).load_state_dict({name: value for name, value in network.state_dict().items() if name != "keys"})
 
 
-def test_what_remembers_nothing_says_so() -> None:
-    with pytest.raises(UsageError, match="train on videos of both labels"):
-        nearest(torch.ones(1, 3), torch.zeros(0, 3))
+def test_to_who_remembers_nothing_all_is_as_far_as_can_be() -> None:
+    assert nearest(torch.ones(2, 3), torch.zeros(0, 3)).tolist() == [2.0, 2.0]
+    assert nearest(torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 0.0]])).tolist() == [2.0]
     method = NearestNeighbour()
-    with pytest.raises(UsageError, match="none is near"):
-        method.score(method.network(6), torch.ones(2, 1, 6))
+    scores = method.score(method.network(6), torch.ones(2, 1, 6))
+    assert scores.segments.tolist() == [0.5, 0.5]
+    assert scores.classes is not None
+    assert not scores.classes.any()
 
 
 def test_kinds_of_bags() -> None:
