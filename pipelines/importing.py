@@ -5,6 +5,7 @@ It is run by what runs extraction (`run.run_videos`), so that a stopped import g
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,9 @@ REPLACED = "what it is made from changed"
 """The reason of an outcome whose files, or what was said of them, are others than before."""
 
 _TWIN = "another file's video has the same id"
+
+_CURE = re.compile(r"[.;:] (Nothing of this folder was read further; )?(copy|check) [^;:]*$")
+"""What a reader's message ends with, which is for one who reads a whole folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +216,8 @@ class _Run:
             return values, self.job.rows.table(len(values), entry.num_frames, entry.frames_from)
         except (ValueError, NoInputError) as error:
             # UsageError is a ValueError; the readers' own begin with the path.
-            evidence = str(error).removeprefix(path).removeprefix(":").strip()
-            raise VideoError("FEATURES_UNREADABLE", path, evidence) from error
+            told = " ".join(str(error).removeprefix(path).removeprefix(":").split())
+            raise VideoError("FEATURES_UNREADABLE", path, _CURE.sub("", told)) from error
 
     def _provenance(self, entry: ImportEntry) -> dict[str, str | int]:
         from importlib.metadata import version

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ...errors import VadxError
+from ..policy import FailureLimit, parse_failure_limit
 from .common import DEFAULT_STORE, json_option
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Frames a second of the videos, for seconds.")
 @click.option("--manifest-out", type=click.Path(path_type=Path), help="Write the labels that an export noted here.")
 @click.option("--limit", type=click.IntRange(min=0), help="Stop after so many videos that were still to do.")
+@click.option(
+    "--max-failures",
+    default=str(FailureLimit()),
+    help="Begin no other video once so many failed, or more than this share of 20 or more.",
+)
 @click.option("--dry-run", "-n", is_flag=True, help="Only say what would be done, and why.")
 @click.option("--force", is_flag=True, help="Read every video again, and replace its shard.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
@@ -69,6 +75,7 @@ def import_(ctx: click.Context, /, **options: Any) -> int:
     from .extract import say
 
     check_context(ctx)
+    failures = parse_failure_limit(options["max_failures"])
     plan = plan_import(
         options["layout"],
         options["folder"],
@@ -84,7 +91,7 @@ def import_(ctx: click.Context, /, **options: Any) -> int:
     if not (options["quiet"] or options["as_json"]):
         for line in describe(plan):
             say(line)
-    code = _import(plan, options)
+    code = _import(plan, options, failures)
     if labels is not None:
         write_manifest(options["manifest_out"], labels)
         say(f"labels of {len(labels)} videos -> {options['manifest_out']}")
@@ -145,7 +152,7 @@ def _dry_run(plan: ImportPlan, options: dict[str, Any]) -> int:
     return 0
 
 
-def _import(plan: ImportPlan, options: dict[str, Any]) -> int:
+def _import(plan: ImportPlan, options: dict[str, Any], failures: FailureLimit) -> int:
     from ...features.store import Store
     from ..importing import import_videos
     from ..progress import make_display
@@ -156,7 +163,6 @@ def _import(plan: ImportPlan, options: dict[str, Any]) -> int:
     store = Store(options["to"])
     feature_set = store.create(plan.recipe, slug=plan.slug, weights_name=plan.weights_name)
     (run,) = start_runs([_job(plan, feature_set, options)], len(plan.entries))
-    stopped = None
     try:
         stopped = run_videos(
             plan.entries,
@@ -164,6 +170,7 @@ def _import(plan: ImportPlan, options: dict[str, Any]) -> int:
             [run],
             display=make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"]),
             limit=options["limit"],
+            failures=failures,
             emit=click.echo if options["as_json"] else lambda _line: None,
             process=import_videos,
         )
@@ -196,7 +203,7 @@ def _report(run: JobRun, recipe: Recipe, stopped: str | None) -> None:
             before = " (failed before)" if outcome.reason == "failed before" else ""
             say(f"  {describe_outcome(outcome)}{before}")
     if stopped is not None:
-        say(f"no other video was begun: {stopped}")
+        say(f"stopped: {stopped}; see to the cause, then the same command resumes")
     code = 3 if tally.failed else 0
     ending = f" -> exit {code}; details: {run.log.path}; retry: the same command with --retry-failed" if code else ""
     say(f"done: {counts(tally)} in {tally.seconds:.1f} s{ending}")

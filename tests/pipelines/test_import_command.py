@@ -346,6 +346,9 @@ def test_a_bad_file_costs_its_video_alone(kind: str, tmp_path: Path, vadx_here: 
     assert ran.code == 3
     assert words in ran.err
     assert "1 failed:" in ran.err
+    # Once, and last: what to do about it.
+    told = next(line for line in ran.err.splitlines() if line.startswith("  error["))
+    assert told.lower().count("copy ") == 1
     assert "2 stored, 0 current, 1 failed" in ran.err
     back = imported_set(ran)
     assert set(back) == {"Aaa", "Normal_Videos001_x264"}
@@ -358,6 +361,20 @@ def test_a_bad_file_costs_its_video_alone(kind: str, tmp_path: Path, vadx_here: 
     mended = vadx_here(*command)
     assert mended.code == 0, mended.err
     assert len(imported_set(mended)) == 3
+
+
+def test_a_folder_of_bad_files_is_given_up(tmp_path: Path, vadx_here: Vadx) -> None:
+    (tmp_path / "x").mkdir()
+    for number in range(30):
+        (tmp_path / f"x/{number:02d}_C.txt").write_text("no numbers\n")
+    (tmp_path / "counts.txt").write_text("".join(f"{number:02d} 347\n" for number in range(30)))
+    command = ("import", "--format", "sultani", "x", "--to", "store", "--counts", "counts.txt")
+    ran = vadx_here(*command)
+    assert ran.code == 3
+    assert "stopped: 20 of the 20 videos that were tried failed" in ran.err
+    assert "0 stored, 0 current, 20 failed, 10 left" in ran.err
+    assert "Nothing of this folder was read further" not in ran.err
+    assert "0 current, 3 failed" in vadx_here(*command, "--retry-failed", "--max-failures", "3").err
 
 
 def test_a_missing_crop_costs_its_video_alone(tmp_path: Path, vadx_here: Vadx) -> None:
@@ -434,6 +451,7 @@ def test_names_of_other_alphabets_and_bytes_come_in(tmp_path: Path, vadx_here: V
         (("--format", "rtfm", "ucf", "--known", "sampling.fps=25"), 2, "give it as --fps RATE"),
         (("--format", "rtfm", "ucf", "--manifest-out", "m.csv"), 2, "`vadx manifest`"),
         (("--format", "rtfm", "ucf", "--counts", "none.txt"), 5, "none.txt: no such file"),
+        (("--format", "rtfm", "ucf", "--max-failures", "some"), 2, "--max-failures is a number"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_made(
