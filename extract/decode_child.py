@@ -37,6 +37,8 @@ from .video import VideoInfo
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .decode_limits import DecodeLimits
+
 SLOT_BYTES = video.MAX_PIXELS * 3
 """Room for one block in the memory file: the largest frame. What is not written to takes up no memory."""
 
@@ -206,6 +208,9 @@ class _Child:
         except VideoError as error:
             evidence = error.evidence.encode("utf-8", "surrogateescape")
             return Refused(order.video, error.code, evidence, None if reader is None else reader.facts())
+        except MemoryError:
+            evidence = b"its decoder needs more memory than it may take"
+            return Refused(order.video, "VIDEO_TOO_LARGE", evidence, None if reader is None else reader.facts())
         except _NotWanted:
             return Ended(order.video, None)
         finally:
@@ -276,15 +281,20 @@ class ChildProcess:
 
     What it sends is checked: it may come from a decoder that a hostile file has taken over.
 
+    ``silent_seconds`` and ``busy_seconds`` are for its parent to count: since it last said something, and on its
+    video, while it had a slot to write to.
+
     Raises
     ------
     ResourceError
         if the system refuses to start it.
     """
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, limits: DecodeLimits) -> None:
         self.has_reported = False
         self.num_frames = 0
+        self.silent_seconds = 0.0
+        self.busy_seconds = 0.0
         self.status = 0
         self.last_words = ""
         self._num_slots = num_slots
@@ -294,7 +304,7 @@ class ChildProcess:
         self._lent: set[int] = set()
         try:
             with ExitStack() as stack:
-                self._start(num_slots, stack)
+                self._start(num_slots, limits, stack)
         except OSError as error:
             msg = (
                 f"a process that decodes videos cannot be started: {error.strerror or error}. "
@@ -302,7 +312,7 @@ class ChildProcess:
             )
             raise ResourceError(msg) from error
 
-    def _start(self, num_slots: int, stack: ExitStack) -> None:
+    def _start(self, num_slots: int, limits: DecodeLimits, stack: ExitStack) -> None:
         num_bytes = num_slots * SLOT_BYTES
         memory = stack.enter_context(_nameless_file(num_bytes))
         # Read only would be safer, but torch warns of every array that it could not write to.
@@ -316,7 +326,7 @@ class ChildProcess:
             descriptors = tuple(fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, 3) for file in (theirs, memory))
             for descriptor in descriptors:
                 passed.callback(os.close, descriptor)
-            numbers = (os.getpid(), *descriptors, num_slots)
+            numbers = (os.getpid(), *descriptors, num_slots, num_bytes + limits.memory_bytes, limits.num_files)
             # -P: a numpy.py that lies in the working directory is not to be imported. A session of its own: Ctrl-C
             # is for the parent.
             self._process = subprocess.Popen(
@@ -340,6 +350,11 @@ class ChildProcess:
         """How many slots it may write to."""
         return self._num_slots - len(self._lent)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is at a video, and nothing keeps it from going on."""
+        return self._order is not None and self.num_free_slots > 0
+
     def view(self, slot: int, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
         """Give the frames in a slot: not to be written to."""
         flat = np.frombuffer(self._memory, dtype=np.uint8, count=math.prod(shape), offset=slot * SLOT_BYTES)
@@ -348,6 +363,7 @@ class ChildProcess:
     def begin(self, order: Open) -> bool:
         """Give it a video while it has none, and whether it is there to hear of it."""
         self._order, self.num_frames = order, 0
+        self.silent_seconds = self.busy_seconds = 0.0
         self._is_opened = self._is_stopped = False
         return self._send(order)
 
@@ -388,6 +404,7 @@ class ChildProcess:
         if wrong is not None:
             raise NonsenseError(f"{wrong}: {report!r}"[:_LAST_WORDS_BYTES])
         self.has_reported = True
+        self.silent_seconds = 0.0
         if isinstance(report, Opened):
             self._is_opened = True
         elif isinstance(report, Block):
@@ -477,8 +494,14 @@ def _main() -> NoReturn:
     # What ends a run is the parent's to decide.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    parent, descriptor, memory, num_slots = map(int, sys.argv[1:])
+    parent, descriptor, memory, num_slots, num_bytes, num_files = map(int, sys.argv[1:])
+    for kind, limit in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_AS, num_bytes),
+        (resource.RLIMIT_NOFILE, num_files),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     connection = Connection(descriptor)
     try:
         _Child(connection, mmap.mmap(memory, num_slots * SLOT_BYTES), num_slots).serve(parent)

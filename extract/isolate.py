@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import signal
 import time
@@ -24,7 +25,18 @@ import numpy as np
 
 from ..errors import VideoError
 from . import video
-from .decode_child import Block, Bug, ChildProcess, Ended, NonsenseError, Open, Opened, Refused, end_all
+from .decode_child import (
+    Block,
+    Bug,
+    ChildProcess,
+    Ended,
+    NonsenseError,
+    Open,
+    Opened,
+    Refused,
+    end_all,
+)
+from .decode_limits import DecodeLimits
 from .video import FrameBlock
 
 if TYPE_CHECKING:
@@ -35,6 +47,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _S = TypeVar("_S", bound="FrameSource")
+
+
+_LOOK_SECONDS = 1.0
+"""How often processes are looked at, and the most that counts as their silence between two looks: who was busy with
+something else, or suspended, does not know how long they were silent."""
 
 
 class Decoders(Protocol):
@@ -170,7 +187,8 @@ class PooledReader:
     ------
     VideoError
         where `VideoReader` raises it: from the first use if the file cannot be opened, else from iteration. With
-        code ``VIDEO_CRASH`` if the decoder brought its process down, ``VIDEO_OOM`` if it was killed.
+        code ``VIDEO_CRASH`` if the decoder brought its process down, ``VIDEO_OOM`` if it was killed,
+        ``VIDEO_TIMEOUT`` if it came to a halt.
     RuntimeError
         with the other process's traceback, for a bug of vadx.
     ValueError
@@ -286,7 +304,7 @@ class DecodePool:
 
     A process decodes ahead until all its ``slots`` are full, so it holds at most ``slots`` blocks: each of 16 frames
     and 64 MB at most, or of one larger frame. Processes start when they are needed and stay for the next video; one
-    that dies is replaced. One thread uses a pool.
+    that dies is replaced. One thread uses a pool. ``limits`` are what each process may take.
 
     Raises
     ------
@@ -296,12 +314,14 @@ class DecodePool:
         from any use, if the system refuses to start a process.
     """
 
-    def __init__(self, num_processes: int, *, slots: int = 4) -> None:
+    def __init__(self, num_processes: int, *, slots: int = 4, limits: DecodeLimits | None = None) -> None:
         if num_processes < 1 or slots < 2:
             msg = f"a pool has at least one process of two slots; got {num_processes} and {slots}"
             raise ValueError(msg)
         self._num_processes = num_processes
         self._num_slots = slots
+        self._limits = limits or DecodeLimits()
+        self._looked = time.monotonic()
         self._processes: list[ChildProcess] = []
         self._running: dict[ChildProcess, PooledReader] = {}
         self._readers: list[PooledReader] = []
@@ -387,10 +407,36 @@ class DecodePool:
         self.dispatch()
 
     def _pump(self, timeout: float | None) -> None:
-        ready = connections.wait([process.connection for process in self._processes], timeout)
+        until_look = _LOOK_SECONDS if self._running else math.inf
+        patience = min(until_look, math.inf if timeout is None else timeout)
+        ready = connections.wait(
+            [process.connection for process in self._processes], None if patience == math.inf else patience
+        )
         for process in [process for process in self._processes if process.connection in ready]:
             self._take_in(process)
+        self._look()
         self.dispatch()
+
+    def _look(self) -> None:
+        """End the processes that are silent, or at one video, for longer than they may be."""
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, _LOOK_SECONDS), now
+        limits = self._limits
+        for process in [process for process in self._running if process.is_busy]:
+            process.silent_seconds += passed
+            process.busy_seconds += passed
+            if process.silent_seconds > limits.stall_seconds:
+                self._give_up(process, f"its decoder gave nothing for {limits.stall_seconds:g} s")
+            elif limits.video_seconds is not None and process.busy_seconds > limits.video_seconds:
+                self._give_up(process, f"its decoder took longer than {limits.video_seconds:g} s")
+
+    def _give_up(self, process: ChildProcess, evidence: str) -> None:
+        reader = self._running[process]
+        process.kill()
+        self._bury(process)
+        if not reader.is_closed:
+            error = VideoError("VIDEO_TIMEOUT", str(reader.path), f"{evidence}, after {process.num_frames} frames")
+            reader.receive(_End(None, error))
 
     def dispatch(self) -> None:
         """Give the videos that wait to the processes that are free."""
@@ -405,7 +451,7 @@ class DecodePool:
         return self._start() if len(self._processes) < self._num_processes else None
 
     def _start(self) -> ChildProcess:
-        process = ChildProcess(self._num_slots)
+        process = ChildProcess(self._num_slots, self._limits)
         self._processes.append(process)
         return process
 

@@ -26,6 +26,7 @@ from .source import Source
 
 if TYPE_CHECKING:
     from ..extract.batches import Batches
+    from ..extract.decode_limits import DecodeLimits
     from ..extract.engine import Engine
     from ..extract.extractor import VideoPass
     from ..extract.isolate import Decoders
@@ -66,6 +67,7 @@ def process_videos(
     jobs: Sequence[Job],
     *,
     num_decoders: int = 0,
+    decode_limits: DecodeLimits | None = None,
     decoders: Decoders | None = None,
     hint_of: Callable[[Entry], Hint | None] = lambda _entry: None,
     on_frames: Ticker | None = None,
@@ -81,6 +83,8 @@ def process_videos(
         processes that decode, a video each. Then the network and what is written also have threads of their own. 0:
         nothing happens at once. It counts as 0 where a recipe takes the decoder's own pictures, which cannot leave
         its process.
+    decode_limits
+        what each of those processes may take.
     decoders
         the pool of those processes, if it is there already; it is left open.
     check
@@ -92,7 +96,9 @@ def process_videos(
     """
     if any(job.recipe.transform.takes_native for job in jobs):
         num_decoders = 0
-    with InFlight(jobs, num_decoders, decoders, on_frames=on_frames, effort=effort or Effort()) as flight:
+    with InFlight(
+        jobs, num_decoders, decoders, decode_limits=decode_limits, on_frames=on_frames, effort=effort or Effort()
+    ) as flight:
         waiting = iter(entries)
         entry = next(waiting, None)
         while True:
@@ -189,10 +195,12 @@ class InFlight:
         num_decoders: int,
         decoders: Decoders | None = None,
         *,
+        decode_limits: DecodeLimits | None = None,
         on_frames: Ticker | None,
         effort: Effort,
     ) -> None:
         self._jobs = jobs
+        self._decode_limits = decode_limits
         self._on_frames = on_frames
         self._effort = effort
         self._began = time.perf_counter()
@@ -387,7 +395,10 @@ class InFlight:
         if self._decoders is None:
             native = any(job.recipe.transform.takes_native for job in self._jobs)
             made: Decoders
-            made = DecodePool(self._num_decoders) if self._num_decoders else InlineDecoders(keep_native=native)
+            if self._num_decoders:
+                made = DecodePool(self._num_decoders, limits=self._decode_limits)
+            else:
+                made = InlineDecoders(keep_native=native)
             self._stack.callback(made.close)
             self._decoders = made
         return self._decoders

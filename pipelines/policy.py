@@ -11,6 +11,7 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from .job import Outcome
 
+_BYTES = {"MB": 10**6, "GB": 10**9}
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
@@ -46,16 +47,26 @@ def parse_failure_limit(text: str) -> FailureLimit:
     raise UsageError(msg)
 
 
-def parse_duration(text: str) -> float:
-    """Read ``--stop-after``, such as ``3h50m``, ``90s`` or ``45m``, in seconds. Raises `UsageError`."""
+def parse_duration(option: str, text: str) -> float:
+    """Read an option that is a time, such as ``3h50m``, ``90s`` or ``45m``, in seconds. Raises `UsageError`."""
     found = _DURATION.fullmatch(text)
     seconds = (
         sum(int(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
     )
     if not seconds:
-        msg = f"--stop-after is a time such as 3h50m, 45m or 90s; got {text!r}"
+        msg = f"{option} is a time such as 3h50m, 45m or 90s; got {text!r}"
         raise UsageError(msg)
     return float(seconds)
+
+
+def parse_bytes(option: str, text: str) -> int:
+    """Read an option that is a size, such as ``500MB`` or ``2.5GB``, in bytes. Raises `UsageError`."""
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)(MB|GB)", text)
+    num_bytes = round(float(found[1]) * _BYTES[found[2]]) if found else 0
+    if not num_bytes:
+        msg = f"{option} is a size such as 500MB or 4GB; got {text!r}"
+        raise UsageError(msg)
+    return num_bytes
 
 
 def parse_part(text: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +30,7 @@ from .stopping import StopSignals
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ..extract.decode_limits import DecodeLimits
     from ..features.shard_set import Digested, ShardSet
     from .inputs import Entry
     from .progress import Display
@@ -143,6 +145,7 @@ def run_videos(
     failures: FailureLimit | None = None,
     stop_after_seconds: float | None = None,
     num_decoders: int = 0,
+    decode_limits: DecodeLimits | None = None,
     effort: Effort | None = None,
     emit: Callable[[bytes], Any] = lambda _line: None,
     process: Process | None = None,
@@ -153,7 +156,7 @@ def run_videos(
     many videos that had to be worked on, ``failures`` after so many that failed: those under way are still finished,
     and the reason is returned. After ``stop_after_seconds`` it ends as by a signal. ``emit`` is given every event as
     one line of JSON; with several sets a video's events name theirs. What is finished stays finished, however the run
-    ends. ``num_decoders`` and ``effort`` as in `process_videos`.
+    ends. ``num_decoders``, ``decode_limits`` and ``effort`` as in `process_videos`.
 
     Raises
     ------
@@ -174,6 +177,9 @@ def run_videos(
     with StopSignals(stop_after_seconds) as stop:
         try:
             jobs = [run.job for run in runs]
+            work = process or process_videos
+            if decode_limits is not None:
+                work = partial(work, decode_limits=decode_limits)
             for outcomes in _outcomes(
                 entries,
                 colliding,
@@ -184,7 +190,7 @@ def run_videos(
                 allowance,
                 num_decoders,
                 effort,
-                process or process_videos,
+                work,
             ):
                 for run, outcome in zip(runs, outcomes, strict=True):
                     run.tally.outcomes.append(outcome)

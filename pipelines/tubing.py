@@ -36,6 +36,7 @@ from .tube_shards import (
 if TYPE_CHECKING:
     from ..detectors.regions import RegionSettings
     from ..detectors.settings import LinkSettings
+    from ..extract.decode_limits import DecodeLimits
     from ..extract.isolate import Decoders
     from ..features.shard_set import HashedSource
     from ..features.stage_shard import StageShard
@@ -102,6 +103,7 @@ def process_tubes(
     *,
     num_decoders: int = 0,
     hint_of: Callable[[Entry], Hint | None] = lambda _entry: None,
+    decode_limits: DecodeLimits | None = None,
     on_frames: Ticker | None = None,
     check: Callable[[], None] = lambda: None,
     may_start: Callable[[int], bool] = lambda _num_started: True,
@@ -118,7 +120,7 @@ def process_tubes(
     effort = effort or Effort()
     began = time.perf_counter()
     with ExitStack() as stack:
-        decoders: Decoders = DecodePool(1) if num_decoders else InlineDecoders()
+        decoders: Decoders = DecodePool(1, limits=decode_limits) if num_decoders else InlineDecoders()
         stack.callback(decoders.close)
         run = _Run(decoders, on_frames, check, effort)
         stages = [StageSet(job.set_path) for job in jobs]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import rich_click as click
 
 from ...errors import UsageError, WeightsError
-from ..policy import FailureLimit, parse_duration, parse_failure_limit, parse_part
+from ..policy import FailureLimit, parse_bytes, parse_duration, parse_failure_limit, parse_part
 
 if TYPE_CHECKING:
     from ...features.stage_set import StageSet
@@ -52,6 +52,9 @@ def run_options(*, force: str, verbose: str) -> Callable[[F], F]:
             help="Begin no other video once so many failed, or more than this share of 20 or more.",
         ),
         click.option("--stop-after", help="Stop in time, as 3h50m: exit 143, and the same command resumes."),
+        click.option("--stall-timeout", help="A decoder that gives nothing for so long is ended.  [default: 30s]"),
+        click.option("--video-timeout", help="The longest that a video may be decoded, as 2h.  [default: no end]"),
+        click.option("--decoder-memory", help="What each decoder may take, as 4GB.  [default: 2.1GB]"),
         click.option("--strict", is_flag=True, help="Refuse videos with any damage."),
         click.option("--allow-partial", is_flag=True, help="Accept truncated and damaged videos as far as they go."),
         click.option("--dry-run", "-n", is_flag=True, help="Only say what would be done, and why."),
@@ -72,13 +75,31 @@ def run_options(*, force: str, verbose: str) -> Callable[[F], F]:
 
 
 def run_limits(options: dict[str, Any]) -> dict[str, Any]:
-    """Give what `run_options` say of when a run ends, as `run_videos` takes it. Raises `UsageError`."""
+    """Give what `run_options` say of when a run ends and what its decoders may take, as `run_videos` takes it.
+
+    Raises
+    ------
+    UsageError
+        for what cannot be meant.
+    """
+    from ...extract.decode_limits import DecodeLimits
+
     limit = parse_failure_limit(options["max_failures"])
-    after = options["stop_after"]
+    seconds = {
+        name: parse_duration(f"--{name.replace('_', '-')}", options[name])
+        for name in ("stop_after", "stall_timeout", "video_timeout")
+        if options[name] is not None
+    }
+    given: dict[str, Any] = {}
+    if options["decoder_memory"] is not None:
+        given["memory_bytes"] = parse_bytes("--decoder-memory", options["decoder_memory"])
+    if "stall_timeout" in seconds:
+        given["stall_seconds"] = seconds["stall_timeout"]
     return {
         "limit": options["limit"],
         "failures": FailureLimit(count=1) if options["fail_fast"] else limit,
-        "stop_after_seconds": None if after is None else parse_duration(after),
+        "stop_after_seconds": seconds.get("stop_after"),
+        "decode_limits": DecodeLimits(**given, video_seconds=seconds.get("video_timeout")),
     }
 
 

@@ -75,10 +75,17 @@ CODES: Mapping[str, CodeInfo] = MappingProxyType(
             "its decoder was killed from outside, most likely for lack of memory",
             "run fewer --decoders, then repeat the same command", retriable=True,
         ),
+        "VIDEO_TIMEOUT": CodeInfo(
+            "its decoder came to a halt, or took longer than it may",
+            "convert it with ffmpeg first, or allow more with --stall-timeout or --video-timeout and --retry-failed",
+        ),
         "VIDEO_BAD_CLOCK": CodeInfo(
             "its timestamps jump", "cut it at the jump with ffmpeg, or leave --fps out"
         ),
-        "VIDEO_TOO_LARGE": CodeInfo("the frames exceed the pixel limit", "scale it down with ffmpeg first"),
+        "VIDEO_TOO_LARGE": CodeInfo(
+            "the frames exceed the pixel limit, or decoding them a decoder's memory",
+            "scale it down with ffmpeg first, or allow decoders more with --decoder-memory and --retry-failed",
+        ),
         "VIDEO_TOO_SHORT": CodeInfo(
             "too few frames for one clip under this tail rule", "use a tail rule that fills, such as --tail repeat_last"
         ),

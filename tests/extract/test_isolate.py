@@ -14,6 +14,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
+import av
 import msgspec
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from support import make_video
 from vadx.errors import CODES, VadxError, VideoError
 from vadx.extract import decode_child
 from vadx.extract.decode_child import Block, ChildProcess, Ended, NonsenseError, Open, Opened, Refused
+from vadx.extract.decode_limits import DecodeLimits
 from vadx.extract.isolate import DecodePool, PooledReader
 from vadx.extract.video import VideoInfo
 from vadx.features.timeline import VideoFacts
@@ -175,6 +177,80 @@ def test_a_crash_before_the_header_is_said_at_first_use(pool: DecodePool, tmp_pa
     os.kill(pool.process_ids[0], signal.SIGKILL)
     with pytest.raises(VideoError, match="ended by SIGKILL after 0 frames"):
         reader.facts()
+
+
+def test_a_halt_costs_one_video(pool: DecodePool, tmp_path: Path) -> None:
+    path = plain(tmp_path, num_frames=400)
+    reader, following = pool.open(path), pool.open(path)
+    process = fill(pool, reader)
+    os.kill(process.pid, signal.SIGSTOP)
+    # Not before: a process takes its time to start.
+    pool._limits = DecodeLimits(stall_seconds=0.5)
+    with pytest.raises(VideoError) as caught:
+        list(reader)
+    pool._limits = DecodeLimits()
+    assert (caught.value.code, caught.value.path) == ("VIDEO_TIMEOUT", str(path))
+    assert caught.value.evidence == f"its decoder gave nothing for 0.5 s, after {SLOTS * BLOCK_FRAMES} frames"
+    assert_same(see(following), seen_directly(path))
+    assert not is_alive(process.pid)
+
+
+def test_a_video_has_its_time(pool: DecodePool, tmp_path: Path) -> None:
+    reader = pool.open(plain(tmp_path, num_frames=400))
+    process = fill(pool, reader)
+    pool._limits = DecodeLimits(video_seconds=3600)
+    process.busy_seconds = 3600.5
+    with pytest.raises(VideoError, match=r"its decoder took longer than 3600 s, after \d+ frames"):
+        list(reader)
+
+
+def test_a_decoder_that_waits_for_its_frames_to_be_taken_is_not_halted(pool: DecodePool, tmp_path: Path) -> None:
+    path = plain(tmp_path, num_frames=400)
+    reader = pool.open(path)
+    process = fill(pool, reader)
+    pool._limits = DecodeLimits(stall_seconds=1)
+    process.silent_seconds = 0
+    for _ in range(10):
+        pool._looked -= 10
+        pool._pump(0)
+    assert process.silent_seconds == 0
+    pool._limits = DecodeLimits()
+    assert_same(see(reader), seen_directly(path))
+
+
+def test_time_in_which_nobody_looked_is_not_silence(pool: DecodePool, tmp_path: Path) -> None:
+    path = plain(tmp_path, num_frames=400)
+    reader = pool.open(path)
+    # As after a night's sleep of the machine.
+    pool._looked -= 30_000
+    pool._pump(0)
+    assert reader.process is not None
+    assert reader.process.silent_seconds <= 1
+    assert_same(see(reader), seen_directly(path))
+
+
+def test_a_video_that_takes_too_much_memory_fails_alone(tmp_path: Path) -> None:
+    large, small = tmp_path / "large.mp4", plain(tmp_path)
+    with av.open(large, "w") as container:
+        stream = container.add_stream("mpeg4", 25, width=7680, height=4320, pix_fmt="yuv420p")
+        for _ in range(2):
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.zeros((4320 * 3 // 2, 7680), np.uint8), "yuv420p"))
+            )
+        container.mux(stream.encode())
+    with DecodePool(1) as pool:
+        assert sum(len(block.frames) for block in pool.open(large)) == 2
+    with DecodePool(1, limits=DecodeLimits(memory_bytes=450 << 20)) as pool:
+        with pytest.raises(VideoError) as caught:
+            list(pool.open(large))
+        assert caught.value.code == "VIDEO_TOO_LARGE"
+        assert_same(see(pool.open(small)), seen_directly(small))
+
+
+@pytest.mark.parametrize("name", ["memory_bytes", "num_files", "stall_seconds", "video_seconds"])
+def test_limits_are_positive(name: str) -> None:
+    with pytest.raises(ValueError, match="limits of a decoder are positive"):
+        DecodeLimits(**{name: 0})
 
 
 def test_a_process_that_dies_idle_is_replaced(pool: DecodePool, tmp_path: Path) -> None:
@@ -421,7 +497,7 @@ def test_nonsense_is_refused_and_costs_one_video(pool: DecodePool, tmp_path: Pat
 
 
 def test_a_message_from_an_idle_process_is_nonsense() -> None:
-    process = ChildProcess(1)
+    process = ChildProcess(1, DecodeLimits())
     own, process.connection = process.connection, (ends := Pipe())[0]
     with ends[1], own:
         ends[1].send_bytes(msgspec.msgpack.encode(OPENED))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,14 @@ from support import Ran
 from vadx.errors import UsageError
 from vadx.pipelines.inputs import Entry, Inputs, take_part
 from vadx.pipelines.job import Outcome
-from vadx.pipelines.policy import Allowance, FailureLimit, parse_duration, parse_failure_limit, parse_part
+from vadx.pipelines.policy import (
+    Allowance,
+    FailureLimit,
+    parse_bytes,
+    parse_duration,
+    parse_failure_limit,
+    parse_part,
+)
 
 from .forking import IDS, TINY, events, shard_hashes, statuses
 
@@ -57,14 +67,20 @@ def test_a_limit_of_failures_is_reached(text: str, failed: int, tried: int, reac
     ("text", "seconds"), [("3h50m", 13_800), ("45m", 2_700), ("90s", 90), ("1h1m1s", 3_661), ("2h", 7_200)]
 )
 def test_a_duration_is_read(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
+    assert parse_duration("--stop-after", text) == seconds
+
+
+@pytest.mark.parametrize(("text", "num_bytes"), [("500MB", 500_000_000), ("2.5GB", 2_500_000_000), ("0.001MB", 1_000)])
+def test_a_size_is_read(text: str, num_bytes: int) -> None:
+    assert parse_bytes("--decoder-memory", text) == num_bytes
 
 
 @pytest.mark.parametrize(
     ("parse", "text"),
     [
         *((parse_failure_limit, text) for text in ("", "0", "-1", "101%", "%", "many", "5 %")),
-        *((parse_duration, text) for text in ("", "0s", "3", "3h50", "1d", "50m3h")),
+        *((partial(parse_duration, "--stop-after"), text) for text in ("", "0s", "3", "3h50", "1d", "50m3h")),
+        *((partial(parse_bytes, "--decoder-memory"), text) for text in ("", "0MB", "4", "4gb", "0.0001MB", "-1GB")),
         *((parse_part, text) for text in ("", "0/4", "5/4", "1", "1/", "a/b", "1/0")),
     ],
 )
@@ -145,3 +161,57 @@ def test_a_part_depends_on_the_id_alone() -> None:
     fewer = take_part(Inputs(entries[150:], (), 0), 1, 3)
     assert set(fewer.entries) == {entry for entry in parts[0].entries if entry in entries[150:]}
     assert take_part(whole, 1, 1) == whole
+
+
+def test_a_decoder_that_halts_costs_its_video(
+    six_videos: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vadx.extract.decode_limits import DecodeLimits
+    from vadx.extract.isolate import DecodePool
+
+    begin, give_up = DecodePool._assign, DecodePool._give_up
+    halted: list[str] = []
+
+    def halting(pool: DecodePool, process: Any, reader: Any) -> None:
+        begin(pool, process, reader)
+        if not halted:
+            halted.append(reader.path.name)
+            os.kill(process.pid, signal.SIGSTOP)
+            pool._limits = DecodeLimits(stall_seconds=1)
+
+    def giving_up(pool: DecodePool, process: Any, evidence: str) -> None:
+        give_up(pool, process, evidence)
+        # The next one may start as slowly as it likes.
+        pool._limits = DecodeLimits()
+
+    monkeypatch.setattr(DecodePool, "_assign", halting)
+    monkeypatch.setattr(DecodePool, "_give_up", giving_up)
+    command = (*TINY, six_videos, "--out", "store", "--decoders", "1")
+    ran = vadx_here(*command, "--json")
+    assert ran.code == 3
+    failed = [line for line in events(ran, "video") if line["status"] == "failed"]
+    assert [line["code"] for line in failed] == ["VIDEO_TIMEOUT"]
+    assert Path(failed[0]["path"]).name == halted[0]
+    assert "its decoder gave nothing for 1 s" in failed[0]["message"]
+    # A halt may be the file's: it is remembered, and not waited for again.
+    assert vadx_here(*command).code == 3
+    assert vadx_here(*command, "--retry-failed").code == 0
+
+
+def test_limits_of_decoders_reach_them(six_videos: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vadx.extract.decode_limits import DecodeLimits
+    from vadx.extract.isolate import DecodePool
+
+    made: list[DecodeLimits] = []
+    make = DecodePool.__init__
+
+    def noting(pool: DecodePool, num_processes: int, **options: Any) -> None:
+        make(pool, num_processes, **options)
+        made.append(pool._limits)
+
+    monkeypatch.setattr(DecodePool, "__init__", noting)
+    command = (*TINY, six_videos, "--out", "store", "--decoders", "1", "--limit", "1")
+    assert vadx_here(*command, "--decoder-memory", "1.5GB", "--stall-timeout", "2m", "--video-timeout", "3h").code == 0
+    assert vadx_here(*command).code == 0
+    wanted = DecodeLimits(memory_bytes=1_500_000_000, stall_seconds=120, video_seconds=10_800)
+    assert made == [wanted, DecodeLimits()]
