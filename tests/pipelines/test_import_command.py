@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -299,6 +301,44 @@ def test_what_is_said_of_frames_is_part_of_what_a_shard_is_made_from(tmp_path: P
     assert vadx_here(*command, "--counts", "counts.txt", "--fps", "30", "-n").out.count("what it is made from") == 2
 
 
+def test_files_that_have_not_changed_are_not_hashed_again(
+    tmp_path: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for crop in range(5):
+        save(tmp_path / f"xd/a__{crop}.npy", random_values(2, DIM))
+    hour_ago = time.time() - 3600
+    for path in (tmp_path / "xd").iterdir():
+        os.utime(path, (hour_ago, hour_ago))
+    command = ("import", "--format", "xdviodet", "xd", "--to", "store")
+    assert vadx_here(*command).code == 0
+    hashed = []
+    monkeypatch.setattr("vadx.pipelines.source.Source._hashed", lambda own: hashed.append(own.path) or "0" * 64)
+    assert vadx_here(*command, "-n").out.startswith("current")
+    assert "0 stored, 1 current" in vadx_here(*command).err
+    assert hashed == []
+    os.utime(tmp_path / "xd/a__4.npy")
+    assert "1 stored, 0 current" in vadx_here(*command).err
+    assert len(hashed) == 5
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_stored(
+    tmp_path: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rtfm_release(tmp_path / "ucf")
+
+    def read_and_write(path: Path) -> Any:
+        values = np.load(path)
+        if path.name.startswith("Abuse"):
+            save(path, values[:-1])
+        return values
+
+    monkeypatch.setattr("vadx.features.layouts.arrays.read_npy", read_and_write)
+    ran = vadx_here("import", "--format", "rtfm", "ucf", "--to", "store")
+    assert ran.code == 3
+    assert "VIDEO_CHANGED_DURING_READ" in ran.err
+    assert set(imported_set(ran)) == {"Normal_Videos001_x264"}
+
+
 # ---- what cannot be read ----
 
 
@@ -544,6 +584,22 @@ def test_imported_features_go_where_others_go(tmp_path: Path, vadx_here: Vadx) -
     again = vadx_here("import", "--format", "urdmu", "urdmu", "--to", "store", "--name", "again")
     assert again.code == 0, again.err
     assert set(imported_set(again).recipe.unknown) == set(back.recipe.unknown)
+
+
+def test_crops_whose_order_nobody_knows_stay_in_theirs(tmp_path: Path, vadx_here: Vadx) -> None:
+    values = random_values(4, 10, DIM)
+    for crop in range(10):
+        save(tmp_path / f"clip/Abuse/Abuse001_x264__{crop}.npy", values[:, crop])
+    ran = vadx_here("import", "--format", "vadclip", "clip", "--to", "store")
+    assert ran.code == 0, ran.err
+    assert "transform.crop_order" in imported_set(ran).recipe.unknown
+    (tmp_path / "labels.csv").write_text("id,label,split\nAbuse/Abuse001_x264,1,train\n")
+    sent = vadx_here("export", "imported", "-o", "store", "-f", "urdmu", "--manifest", "labels.csv", "--to", "urdmu")
+    assert sent.code == 0, sent.err
+    assert "the order of the crops is not known; the target's is roc, and none was changed" in sent.err
+    for crop in range(10):
+        written = np.load(tmp_path / f"urdmu/train/Abuse001_x264__{crop}.npy")
+        np.testing.assert_array_equal(written, values[:, crop])
 
 
 def test_a_network_is_named_by_what_vadx_computed(tmp_path: Path, vadx_here: Vadx) -> None:
