@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .frame_metrics import AREAS
-from .protocol_choices import FALSE_ALARMS, LEVELS, METRICS, Protocol
+from .protocol_choices import FALSE_ALARMS, LEVELS, Protocol
 
 if TYPE_CHECKING:
     from .evaluate import TubeReport
@@ -53,7 +53,7 @@ def _headline(evaluation: Evaluation, protocol: Protocol) -> list[str]:
     else:
         of = f", 95 % of {evaluation.draws} draws of videos" if one.low is not None else ""
         lines = [f"{metric_label(name)}  {number(one)}{of}"]
-    lines.append(f"protocol {evaluation.protocol}: {protocol.meaning}; {METRICS[name]}")
+    lines.append(f"protocol {evaluation.protocol}: {protocol.meaning}")
     if evaluation.published is not None:
         lines.append(f"published: {evaluation.published:.4f} ({protocol.source('published')}), of its own features")
     return lines

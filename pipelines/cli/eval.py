@@ -124,7 +124,10 @@ def _evaluate_scores(options: dict[str, Any]) -> int:
     chosen = choose_videos(read_manifest(options["manifest"]), videos, options["split"])
     evaluation = evaluate_scores(videos, chosen, choice)
     told = {"scores": str(options["scores"]), "evaluations": {"scores": evaluation.as_mapping()}}
-    _tell(f"scores of {options['scores']}", {"scores": evaluation}, chosen, choice, told, options)
+    if options["as_json"]:
+        _tell_json(told, chosen, choice)
+    else:
+        _tell(f"scores of {options['scores']}", {"scores": evaluation}, {}, choice, quiet=options["quiet"])
     return 0
 
 
@@ -158,8 +161,13 @@ def _evaluate_model(options: dict[str, Any]) -> int:
         "set": features.name,
         "evaluations": {which: model_mapping(one) for which, one in results.items()},
     }
-    title = f"{model.facts['method']} on {features.name}"
-    _tell(title, {which: one.evaluation for which, one in results.items()}, chosen, choice, told, options)
+    if options["as_json"]:
+        _tell_json(told, chosen, choice)
+    else:
+        heads = {which: f"{which}, iteration {one.model.mark.iteration}" for which, one in results.items()}
+        evaluations = {which: one.evaluation for which, one in results.items()}
+        title = f"{model.facts['method']} on {features.name}"
+        _tell(title, evaluations, heads, choice, quiet=options["quiet"])
     failed = {name: message for one in results.values() for name, message in one.failed.items()}
     if failed:
         say(f"{len(failed)} could not be scored:")
@@ -204,28 +212,24 @@ def _write_scores(folder: Path | None, results: dict[Any, ModelEvaluation]) -> N
         say(f"{write_score_folder(own, one.scored)} videos' scores of frames: {own}")
 
 
+def _tell_json(told: dict[str, Any], chosen: ChosenVideos, choice: EvaluationChoice) -> None:
+    videos = {
+        "split": chosen.split,
+        "not_stored": list(chosen.not_stored),
+        "not_listed": list(chosen.not_listed),
+        "ambiguous": list(chosen.ambiguous),
+    }
+    print_json({**told, "protocol": choice.protocol.as_mapping(), "videos": videos})
+
+
 def _tell(
-    title: str,
-    evaluations: dict[Any, Evaluation],
-    chosen: ChosenVideos,
-    choice: EvaluationChoice,
-    told: dict[str, Any],
-    options: dict[str, Any],
+    title: str, evaluations: dict[Any, Evaluation], heads: dict[Any, str], choice: EvaluationChoice, *, quiet: bool
 ) -> None:
     from ..evaluation_text import evaluation_lines, metric_label, number
     from ..progress import printable
 
-    if options["as_json"]:
-        videos = {
-            "split": chosen.split,
-            "not_stored": list(chosen.not_stored),
-            "not_listed": list(chosen.not_listed),
-            "ambiguous": list(chosen.ambiguous),
-        }
-        print_json({**told, "protocol": choice.protocol.as_mapping(), "videos": videos})
-        return
     headline = choice.protocol.headline
-    if options["quiet"]:
+    if quiet:
         for which, one in evaluations.items():
             value = one.metrics[headline].value
             click.echo(f"{which} {'-' if value is None else f'{value:.6f}'}")
@@ -235,5 +239,5 @@ def _tell(
         for which, one in evaluations.items():
             click.echo(f"  {which:<5} {metric_label(headline)}  {number(one.metrics[headline])}")
     for which, one in evaluations.items():
-        click.echo(f"\n{which}")
+        click.echo(f"\n{heads.get(which, which)}")
         click.echo("\n".join(f"  {printable(line)}".rstrip() for line in evaluation_lines(one, choice.protocol)))

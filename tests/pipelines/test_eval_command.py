@@ -140,7 +140,12 @@ def test_last_and_best_are_both_measured_and_named(folder: Path, vadx_here: Vadx
     assert (both["last"]["iteration"], both["best"]["iteration"], both["best"]["measured"]) == (7, 3, 0.9)
     assert both["last"]["metrics"]["frame_auc"] != both["best"]["metrics"]["frame_auc"]
     out = ran(vadx_here, *MODEL).out
-    assert out.index("last  frame AUC") < out.index("best  frame AUC") < out.index("\nlast\n") < out.index("\nbest\n")
+    assert (
+        out.index("last  frame AUC")
+        < out.index("best  frame AUC")
+        < out.index("\nlast, iter")
+        < out.index("\nbest, iter")
+    )
     assert list(told(vadx_here, *MODEL, "--which", "best")["evaluations"]) == ["best"]
     (folder / "model" / "best.safetensors").unlink()
     assert "has no best network" in ran(vadx_here, *MODEL, "--which", "best", code=2).err
