@@ -232,3 +232,35 @@ def test_what_is_no_model_is_named(tmp_path: Path, vadx_here: Vadx) -> None:
     ran = vadx_here("score", "nothing", "a.mp4")
     assert ran.code == 1
     assert "name the folder that vadx train wrote" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("deepmil", ("--segments", "4")),
+        ("align", ("--rule", "clips")),
+        ("lad", ("--rule", "clips", "--grid", "1", "--hidden-channels", "4", "--classes", "Fire,Crash")),
+    ],
+)
+def test_what_vadx_train_wrote_scores_a_video_never_seen(
+    tmp_path: Path, vadx_here: Vadx, method: str, options: tuple[str, ...]
+) -> None:
+    rows = ["id,label,class,split"]
+    for number in range(4):
+        make_video(tmp_path / "v" / f"{number}.mp4", num_frames=24, seed=number)
+        rows.append(f"{number},{number % 2},{'Fire' if number % 2 else ''},train")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    tiny = ("--backbone", "tiny", "--weights", "random:5", "--device", "cpu", "--decoders", "0", "--out", "store")
+    assert vadx_here("extract", "v", *tiny).code == 0
+    bags = ("--normal-bags", "2", "--anomalous-bags", "2", "--iterations", "2", "--device", "cpu")
+    names = ("--method", method, "--manifest", "labels.csv", "--store", "store", "--to", "model")
+    ran = vadx_here("train", "tiny", *names, *bags, *options)
+    assert ran.code == 0, ran.err
+    make_video(tmp_path / "new.mp4", num_frames=37, seed=9)
+    ran = vadx_here("score", "model", "new.mp4", *HERE, "--json")
+    assert ran.code == 0, ran.err
+    (video,) = scores_of(ran)["videos"]
+    assert (video["id"], video["num_frames"], len(video["frame_scores"])) == ("new", 37, 37)
+    assert len(video["scores"]) == (4 if method == "deepmil" else 10)
+    assert list(video["classes"]) == (["Fire", "Crash"] if method == "lad" else [])
+    assert len(Store(tmp_path / "store")["tiny"]) == 5
