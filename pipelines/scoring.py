@@ -19,6 +19,7 @@ from ..features.bags import make_bag
 from ..features.expansion import expand_scores
 from .methods.align import AlignSettings, frame_activation
 from .methods.lad import LadSettings, frame_spans
+from .methods.mgpr import Mgpr
 from .train import scorer
 from .training_bags import real_segments
 
@@ -147,7 +148,8 @@ def score_clips(model: Model, clips: ClipFeatures, identifier: str) -> ScoredVid
     """Score one video's features, cut into segments as the model's training videos were.
 
     Frames get the scores of segments by `expand_scores`; those of ``lad`` get its own, a score a frame. The T-CAM of
-    ``align``, which the paper calls the frame level, is ``more["frame_activation"] (num_frames,)``.
+    ``align``, which the paper calls the frame level, is ``more["frame_activation"] (num_frames,)``. Segments' scores by
+    the branches of ``mgpr`` are ``more["tube_branch"]`` and ``more["temporal_branch"]``.
 
     Raises
     ------
@@ -160,7 +162,9 @@ def score_clips(model: Model, clips: ClipFeatures, identifier: str) -> ScoredVid
     frames = segments.frames[real]
     near = next(model.network.parameters(), torch.empty(0))
     scores = scorer(model.method, model.network, str(near.device))(torch.from_numpy(segments.features[real]))
-    more = {name: values.detach().cpu().numpy() for name, values in scores.more.items()}
+    # Those of mgpr's branches are named so as not to be taken for its tubes.
+    suffix = "_branch" if isinstance(model.method, Mgpr) else ""
+    more = {f"{name}{suffix}": values.detach().cpu().numpy() for name, values in scores.more.items()}
     num_frames = segments.num_frames
     values = _unit(scores.segments.float().cpu().numpy(), identifier)
     settings = model.method.settings

@@ -72,6 +72,8 @@ def test_tubes_of_a_new_video_are_made_scored_and_drawn(tmp_path: Path, vadx_her
     assert len(found.scores)
     assert_allclose(video["more"]["tube_scores"], found.scores, atol=1e-6)
     assert video["more"]["tube_frames"] == found.parts.frames.tolist()
+    assert video["more"]["tube"] == found.parts.instance.tolist()
+    assert len(video["more"]["tube_branch"]) == len(video["scores"])
     assert video["video"] == pytest.approx(found.score)
     assert video["num_frames"] == 30
     with VideoReader(tmp_path / "new.mp4") as blocks, VideoReader(tmp_path / "new.drawn.mp4") as drawn_blocks:

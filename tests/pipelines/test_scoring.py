@@ -122,6 +122,14 @@ def test_lad_gives_every_frame_its_own_score_and_names_its_classes() -> None:
         score_clips(dataclasses.replace(model, facts={**model.facts, "classes": ["one"]}), clips, "v")
 
 
+def test_branches_of_mgpr_are_told_apart_from_tubes() -> None:
+    clips = make_clips(16 * 40)
+    video = score_clips(random_model("mgpr", clips, "rtfm", 32), clips, "v")
+    assert set(video.more) == {"tube_branch", "temporal_branch"}
+    np.testing.assert_allclose(video.scores, (video.more["tube_branch"] + video.more["temporal_branch"]) / 2, atol=1e-6)
+    assert video.video == pytest.approx(float(video.scores.max()))
+
+
 def _tensor(values: np.ndarray[Any, Any]) -> Any:
     import torch
 
