@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import templates
 from .report_curves import Curve, TimeTable, downsample, points_text, seconds_text, step_curve, time_table
 from .tube_sheet import clock_text
 
@@ -257,7 +258,7 @@ def _environment() -> Environment:
 
 @cache
 def _asset(name: str) -> str:
-    return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+    return files(templates).joinpath(name).read_text(encoding="utf-8")
 
 
 def _markup(text: str) -> Any:
