@@ -8,12 +8,12 @@
 ``metrics.jsonl``     one JSON line for each logged iteration and each measurement
 ====================  ==================================================================================================
 
-``model.json`` says how a new video becomes what the network sees: ``recipe`` as `Recipe.to_mapping` gives it, with
-``recipe_digest``, ``weights_sha256`` and the names ``set_name``, ``preset`` and ``weights_name``; ``rule``,
-``num_segments`` (None: as many as the video has clips), ``crop_pool``, ``bags_seed``, ``num_crops`` and ``dim``. It
-has ``method``, ``variant`` and ``settings``; ``classes``, names in the order of the network's; ``measure`` and
-``choice``, what was measured while it trained and which checkpoint is best; ``training``; ``videos_sha256``,
-``bags_sha256`` and ``inputs``, by which a training that resumes knows its bags. Older models lack some of these.
+How a new video becomes what the network sees stands in ``model.json``: ``recipe`` as `Recipe.to_mapping` gives it,
+with ``recipe_digest`` and ``weights_sha256``, and names, ``set_name``, ``preset`` and ``weights_name``; then ``rule``,
+``num_segments`` (None: as many as the video has clips), ``crop_pool``, ``bags_seed``, ``num_crops`` and ``dim``.
+So do ``method``, ``variant`` and ``settings``; ``classes``, names in the order of the network's; ``measure`` and
+``choice``, what was measured while it trained and which checkpoint is best; ``training``; and what a training that
+resumes knows its bags by, ``videos_sha256``, ``bags_sha256`` and ``inputs``. Older models lack some of these.
 
 The network's files carry their iteration and measurement in the JSON of their header, under ``vadx``. Each file appears
 whole or not at all. No clock time, machine or path stands in them.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,35 @@ class DeepMilSettings(Settings):
             raise UsageError(msg)
 
 
+class _RowsLinear(torch.autograd.Function):
+    """``input (row, in)``, ``weight (out, in)``, ``bias (out,)`` -> ``(row, out)``, as torch's linear layer."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return torch.addmm(bias, rows, weight.t())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        rows, weight = ctx.saved_tensors
+        here = gradient.any(dim=1).nonzero().squeeze(1)
+        of_rows = gradient @ weight if ctx.needs_input_grad[0] else None
+        return of_rows, gradient[here].t() @ rows[here], gradient.sum(dim=0)
+
+
+class RowsLinear(nn.Linear):
+    """A linear layer that leaves rows without a gradient out of that of its weights: ``(..., in)`` -> ``(..., out)``.
+
+    Of a normal bag one segment has a gradient, the most abnormal, so that this halves a product which is nearly half of
+    an iteration's work. What is left out are zeros.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows = input.reshape(-1, input.shape[-1])
+        found: Tensor = _RowsLinear.apply(rows, self.weight, self.bias)
+        return found.reshape(*input.shape[:-1], -1)
+
+
 class ScoreNetwork(nn.Module):
     """Three fully connected layers that score a segment: ``(..., feature)`` -> ``(...)`` in [0, 1].
 
@@ -85,7 +114,7 @@ class ScoreNetwork(nn.Module):
         super().__init__()
         first, second = settings.first_units, settings.second_units
         self.layers = nn.Sequential(
-            nn.Linear(dim, first),
+            RowsLinear(dim, first),
             nn.ReLU(),
             nn.Dropout(settings.dropout),
             nn.Linear(first, second),

@@ -16,6 +16,7 @@ from vadx.pipelines.methods.deepmil import (
     WEIGHT_NORMS,
     DeepMil,
     DeepMilSettings,
+    RowsLinear,
     all_pairs_hinge,
     bag_maxima,
     paired_hinge,
@@ -272,3 +273,22 @@ def test_every_row_of_the_table_makes_its_method_in_every_variant(name: str) -> 
 def test_an_unknown_method_is_told_which_there_are() -> None:
     with pytest.raises(UsageError, match=r"no method 'deepmill'; there are: deepmil"):
         find_method("deepmill")
+
+
+def test_rows_without_a_gradient_are_left_out_and_change_nothing() -> None:
+    torch.manual_seed(3)
+    ours, theirs = RowsLinear(6, 4).double(), nn.Linear(6, 4).double()
+    theirs.load_state_dict(ours.state_dict())
+    gradients = []
+    for layer in (ours, theirs):
+        rows = torch.randn(3, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        # One row of each bag, as of normal ones; the last bag has none.
+        found = layer(rows)[[0, 1], [4, 2]].square().sum()
+        gradients.append(torch.autograd.grad(found, [layer.weight, layer.bias, rows]))
+    for mine, other in zip(*gradients, strict=True):
+        # Sums of the same products in another order.
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-14)
+    one = torch.ones(6, dtype=torch.float64)
+    torch.testing.assert_close(ours(one), theirs(one), rtol=0, atol=1e-15)
+    inputs = (torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True),)
+    assert torch.autograd.gradcheck(ours, inputs)

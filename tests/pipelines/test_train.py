@@ -236,7 +236,8 @@ def test_the_model_folder_holds_what_is_documented(tmp_path: Path, bags: Trainin
     trained(bags, tmp_path / "model", 5, measure=counting_measure([1.0]))
     from vadx.pipelines import model_folder
 
-    documented = {line.split("``")[1] for line in (model_folder.__doc__ or "").splitlines() if line.startswith("``")}
+    table = (model_folder.__doc__ or "").split("====\n")[1]
+    documented = {line.split("``")[1] for line in table.splitlines() if line.startswith("``")}
     assert {path.name for path in (tmp_path / "model").iterdir()} == documented
     facts = json.loads((tmp_path / "model" / "model.json").read_text())
     assert (facts["method"], facts["rule"], facts["dim"]) == ("deepmil", "sultani", 16)
@@ -427,7 +428,7 @@ def refused(bags: TrainingBags, folder: Path, method: Method, **settings: Any) -
 def test_a_folder_of_another_training_is_refused(tmp_path: Path, bags: TrainingBags) -> None:
     folder = tmp_path / "model"
     train("deepmil", small(2), bags, folder)
-    assert "settings.dropout: 0.6 there, 0.1 here); give another folder (--to)" in refused(bags, folder, small(2, dropout=0.1))
+    assert "settings.dropout: 0.6 there, 0.1 here); give another folder" in refused(bags, folder, small(2, dropout=0.1))
     assert "training.seed: 0 there, 1 here" in refused(bags, folder, small(2), seed=1)
     assert "videos_sha256" in refused(TrainingBags(bags.file, bags.file.ids[:8]), folder, small(2))
     (folder / "model.json").unlink()

@@ -22,12 +22,12 @@ from vadx.errors import Stopped, UsageError
 from vadx.features.bag_file import BagFile
 from vadx.features.frame_truth import frame_truth
 from vadx.features.keys import key_of
-from vadx.features.manifest import read_manifest
+from vadx.features.manifest import ManifestEntry, read_manifest
 from vadx.features.stage_set import StageRecipe, StageSet
 from vadx.features.stage_shard import build_stage_shard
 from vadx.features.store import FeatureSet, Store
 from vadx.pipelines import train as loop
-from vadx.pipelines.clip_bags import ClipBags
+from vadx.pipelines.clip_bags import ClipBags, entry_truth
 from vadx.pipelines.methods import METHODS, find_method
 from vadx.pipelines.methods.lad import Lad, LadSettings
 from vadx.pipelines.model_folder import read_model
@@ -300,6 +300,13 @@ def test_windows_are_those_that_are_drawn_of_whole_videos(redraw: str, tiny: Fea
         assert windows.features.shape == (len(entries), 3, 1, DIM)
         for ours, theirs in zip(method.draw(windows), method.draw(labelled), strict=True):
             assert torch.equal(ours, theirs)
+
+
+def test_an_anomalous_video_of_unknown_spans_is_anomalous_all_through() -> None:
+    known = ManifestEntry("a", label=1, spans=np.array([[1, 3]]))
+    assert entry_truth(known, 4).tolist() == [0, 1, 1, 0]
+    assert entry_truth(ManifestEntry("a", label=1), 4).tolist() == [1, 1, 1, 1]
+    assert entry_truth(ManifestEntry("a", label=0), 4).tolist() == [0, 0, 0, 0]
 
 
 def test_frames_of_plain_bags_have_their_labels(tiny: FeatureSet) -> None:
