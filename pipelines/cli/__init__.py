@@ -36,6 +36,8 @@ COMMANDS = {
     "pack": "pack",
     "verify": "stores",
     "gc": "stores",
+    "runs": "runs",
+    "slurm-script": "slurm",
     "probe": "machine",
     "doctor": "machine",
     "manifest": "manifest",
@@ -49,7 +51,7 @@ COMMANDS = {
 """Command -> the module of this package that holds it."""
 
 
-_LISTINGS = frozenset({"ls", "info", "backbones", "detectors", "presets", "weights", "doctor", "manifest"})
+_LISTINGS = frozenset({"ls", "info", "backbones", "detectors", "presets", "weights", "doctor", "manifest", "runs"})
 _OUTPUT_REFUSED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
@@ -63,8 +65,9 @@ class LazyGroup(click.RichGroup):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f".{COMMANDS[cmd_name]}", __name__)
-        # No function can be called `import`.
-        command = getattr(module, f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name)
+        # No function can be called `import` or `slurm-script`.
+        name = cmd_name.replace("-", "_")
+        command = getattr(module, f"{name}_" if keyword.iskeyword(name) else name)
         if not isinstance(command, click.Command):
             msg = f"{module.__name__}.{cmd_name} is not a command"
             raise TypeError(msg)
