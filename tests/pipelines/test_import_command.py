@@ -492,12 +492,15 @@ def test_names_of_other_alphabets_and_bytes_come_in(tmp_path: Path, vadx_here: V
         (("--format", "rtfm", "ucf", "--manifest-out", "m.csv"), 2, "`vadx manifest`"),
         (("--format", "rtfm", "ucf", "--counts", "none.txt"), 5, "none.txt: no such file"),
         (("--format", "rtfm", "ucf", "--max-failures", "some"), 2, "--max-failures is a number"),
+        (("--format", "sultani", "bags"), 2, "give --counts FILE, with lines NAME,FRAMES"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_made(
     tmp_path: Path, vadx_here: Vadx, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     rtfm_release(tmp_path / "ucf")
+    (tmp_path / "bags").mkdir()
+    (tmp_path / "bags/a_C.txt").write_text("0.6 0.8\n" * 32)
     ran = vadx_here("import", *arguments, "--to", "store")
     assert ran.code == code, ran.err
     assert words in ran.err
@@ -584,6 +587,8 @@ def test_imported_features_go_where_others_go(tmp_path: Path, vadx_here: Vadx) -
     again = vadx_here("import", "--format", "urdmu", "urdmu", "--to", "store", "--name", "again")
     assert again.code == 0, again.err
     assert set(imported_set(again).recipe.unknown) == set(back.recipe.unknown)
+    orders = [one.recipe.transform.crop_order for one in (back, imported_set(again))]
+    assert orders == ["tv", "roc"]
 
 
 def test_crops_whose_order_nobody_knows_stay_in_theirs(tmp_path: Path, vadx_here: Vadx) -> None:
@@ -621,3 +626,12 @@ def test_diff_takes_no_stand_in_for_a_fact(tmp_path: Path, vadx_here: Vadx) -> N
         assert {row["field"] for row in report["recipes"]} == {"network.name", "transform.mean", "transform.std"}
         assert any("facts of its recipe are unknown" in note for note in report["notes"])
     assert made.recipe.transform.kernel == "cv2"
+
+
+def test_no_clip_is_extracted_again_for_features_of_which_something_is_unknown(tmp_path: Path, vadx_here: Vadx) -> None:
+    for seed, name in enumerate(("one", "other")):
+        save(tmp_path / name / "Abuse001_x264_i3d.npy", random_values(5, 10, DIM, seed=seed))
+        assert vadx_here("import", "--format", "rtfm", name, "--to", "store").code == 0
+    ran = vadx_here("diff", "imported-rtfm-one", "imported-rtfm-other", "-o", "store", "--videos", "nowhere")
+    assert ran.code == 4, ran.err
+    assert "neither side has a recipe" in ran.out

@@ -129,6 +129,7 @@ def test_any_of_several_files_changes_the_source_and_its_hint(tmp_path: Path) ->
     first = FilesSource(paths, OpenFiles())
     digest, hint = first.sha256(), first.new_hint()
     assert hint is not None
+    assert hint[2] == digest
     # A hint that fits is believed: what is hashed is not read again.
     assert FilesSource(paths, OpenFiles(), hint=(*hint[:2], "9" * 64)).sha256() == "9" * 64
     old_file(paths[1], b"x")
