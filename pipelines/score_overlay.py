@@ -59,7 +59,7 @@ class ScoreStrip:
         self._head = line_thickness(height, width)
         self._begin, end = float(video.frame_seconds[0]), end_seconds(video)
         self._length = max(end - self._begin, 1e-9)
-        points = curve_points(video.frame_scores, video.frame_seconds, end, width)
+        points = curve_points(video.frame_scores, np.append(video.frame_seconds, end), width)
         line, area = _masks(points, self.height, width, 1.5 * self._head)
         row = round((1 - threshold) * (self.height - 1))
         # The threshold is a row of dots.

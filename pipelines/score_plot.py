@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .drawing import PALETTE, Colour, text_font
-from .score_video import clock, end_seconds
+from .score_video import clock, end_seconds, highest
 from .tube_pictures import disk_errors, publishing
 
 if TYPE_CHECKING:
@@ -42,17 +42,18 @@ _OTHER_CURVES: Mapping[str, str] = MappingProxyType({"frame_activation": "T-CAM"
 
 
 def curve_points(
-    frame_scores: NDArray[np.floating], frame_seconds: NDArray[np.float64], stop_seconds: float, num_columns: int
+    frame_scores: NDArray[np.floating], times: NDArray[np.float64], num_columns: int
 ) -> NDArray[np.float64]:
     """Give the line that shows scores, ``(point, 2)``: the share of the video's time in [0, 1], and the score.
 
-    A frame's score lasts until the next frame. Where there are more points than columns can show, a column gets its
-    first, lowest, highest and last: no peak is lost.
+    ``times (num_frames + 1,)`` are those of the frames and of the end; a frame's score lasts until the next frame.
+    Where there are more points than columns can show, a column gets its first, lowest, highest and last: no peak is
+    lost.
     """
     starts = np.concatenate([[0], np.flatnonzero(np.diff(frame_scores)) + 1])
     stops = np.append(starts[1:], len(frame_scores))
-    times = np.maximum.accumulate(np.append(frame_seconds, stop_seconds))
-    shares = (times - times[0]) / max(times[-1] - times[0], 1e-9)
+    ascending = np.maximum.accumulate(times)
+    shares = (ascending - ascending[0]) / max(ascending[-1] - ascending[0], 1e-9)
     x = np.stack([shares[starts], shares[stops]], axis=1).ravel()
     y = np.repeat(frame_scores[starts].astype(np.float64), 2)
     if len(x) <= 4 * num_columns:
@@ -179,7 +180,9 @@ def write_plot(
 
 
 def _draw(canvas: _Canvas, video: ScoredVideo, intervals: Sequence[Interval], threshold: float, caption: str) -> None:
-    begin, end = float(video.frame_seconds[0]), end_seconds(video)
+    # Where times are unknown, the axis counts frames.
+    times = np.append(video.frame_seconds, end_seconds(video)) if video.is_timed else np.arange(video.num_frames + 1.0)
+    begin, end = float(times[0]), float(times[-1])
 
     def x(share: float) -> float:
         return _LEFT + share * (_RIGHT - _LEFT)
@@ -187,29 +190,27 @@ def _draw(canvas: _Canvas, video: ScoredVideo, intervals: Sequence[Interval], th
     def y(score: float) -> float:
         return _BOTTOM - score * (_BOTTOM - _TOP)
 
-    def x_of(seconds: float) -> float:
-        return x((seconds - begin) / max(end - begin, 1e-9))
+    def x_of(time: float) -> float:
+        return x((time - begin) / max(end - begin, 1e-9))
 
     for one in intervals:
-        canvas.rectangle(x_of(one.start_seconds), _TOP, x_of(one.stop_seconds), _BOTTOM, _FOUND)
+        canvas.rectangle(x_of(times[one.start]), _TOP, x_of(times[one.stop]), _BOTTOM, _FOUND)
     for score in (0, 0.25, 0.5, 0.75, 1):
         canvas.line([(_LEFT, y(score)), (_RIGHT, y(score))], _GRID, 1)
         canvas.text(_LEFT - 6, y(score) + 4, f"{score:g}", _PALE_INK, _TEXT, "end")
-    for seconds, label in time_ticks(begin, end):
-        canvas.line([(x_of(seconds), _BOTTOM), (x_of(seconds), _BOTTOM + 5)], _PALE_INK, 1)
-        canvas.text(x_of(seconds), _BOTTOM + 20, label, _PALE_INK, _TEXT, "middle")
+    for time, label in time_ticks(begin, end) if video.is_timed else frame_ticks(video.num_frames):
+        canvas.line([(x_of(time), _BOTTOM), (x_of(time), _BOTTOM + 5)], _PALE_INK, 1)
+        canvas.text(x_of(time), _BOTTOM + 20, label, _PALE_INK, _TEXT, "middle")
     canvas.line([(_LEFT, y(threshold)), (_RIGHT, y(threshold))], _THRESHOLD, 1, dashed=True)
     curves = [("", video.frame_scores, CURVE)]
     curves[:0] = [(name, video.more[key], _SECOND_CURVE) for key, name in _OTHER_CURVES.items() if key in video.more]
     for _, scores, colour in curves:
-        points = curve_points(scores, video.frame_seconds, end, _RIGHT - _LEFT)
+        points = curve_points(scores, times, _RIGHT - _LEFT)
         canvas.line([(x(share), y(score)) for share, score in points.tolist()], colour, 2)
     # A name's end tells videos apart.
     shown = video.id if len(video.id) <= _TITLE_LENGTH else f"…{video.id[1 - _TITLE_LENGTH :]}"
     canvas.text(_LEFT, 26, shown, _INK, _TITLE_TEXT)
-    top = int(video.frame_scores.argmax())
-    highest = f"highest {video.frame_scores[top]:.3f} at {clock(float(video.frame_seconds[top]))}"
-    canvas.text(_RIGHT, 26, highest, _INK, _TEXT, "end")
+    canvas.text(_RIGHT, 26, highest(video), _INK, _TEXT, "end")
     names = [("score", CURVE), *((name, colour) for name, _, colour in curves if name)]
     for number, (name, colour) in enumerate([*names, (f"threshold {threshold:g}", _THRESHOLD)]):
         canvas.line([(_LEFT + 100 * number, 290), (_LEFT + 100 * number + 16, 290)], colour, 2)
@@ -224,6 +225,17 @@ def time_ticks(begin: float, end: float) -> list[tuple[float, str]]:
     long = end >= 3600
     stride = max(1, -(-(last - first + 1) // _MAX_TICKS))
     return [(number * step, _tick_label(number * step, step, long=long)) for number in range(first, last + 1, stride)]
+
+
+def frame_ticks(num_frames: int) -> list[tuple[float, str]]:
+    """Give round numbers of frames for an axis, at most nine, with what stands there."""
+    step = next(
+        step
+        for power in range(20)
+        for step in (10**power, 2 * 10**power, 5 * 10**power)
+        if num_frames / step <= _MAX_TICKS - 1
+    )
+    return [(float(number), f"{number}") for number in range(0, num_frames + 1, step)]
 
 
 def _tick_label(seconds: float, step: float, *, long: bool) -> str:

@@ -25,16 +25,17 @@ if TYPE_CHECKING:
 class Interval:
     """Frames ``[start, stop)`` whose scores reach a threshold, and when they are; ``peak`` is the highest of them.
 
-    ``start_seconds`` is the time of the first frame, ``stop_seconds`` that of the frame after the last, or the video's
-    end; ``peak_seconds`` that of the first frame of the peak.
+    ``peak_frame`` is its first. ``start_seconds`` is the time of the first frame, ``stop_seconds`` that of the frame
+    after the last, or the video's end, ``peak_seconds`` that of the peak; None where times are unknown.
     """
 
     start: int
     stop: int
-    start_seconds: float
-    stop_seconds: float
+    peak_frame: int
     peak: float
-    peak_seconds: float
+    start_seconds: float | None = None
+    stop_seconds: float | None = None
+    peak_seconds: float | None = None
 
 
 def find_intervals(video: ScoredVideo, threshold: float) -> tuple[Interval, ...]:
@@ -52,20 +53,17 @@ def find_intervals(video: ScoredVideo, threshold: float) -> tuple[Interval, ...]
         raise UsageError(msg)
     # Compared as float32: a score of 0.35 reaches a threshold of 0.35.
     spans = connected_spans(video.frame_scores, float(np.float32(threshold)))
-    times = np.append(video.frame_seconds, end_seconds(video))
+    times = np.append(video.frame_seconds, end_seconds(video)) if video.is_timed else None
     found = []
     for start, stop in spans.tolist():
         top = start + int(video.frame_scores[start:stop].argmax())
-        found.append(
-            Interval(
-                start, stop, float(times[start]), float(times[stop]), float(video.frame_scores[top]), float(times[top])
-            )
-        )
+        seconds = () if times is None else (float(times[start]), float(times[stop]), float(times[top]))
+        found.append(Interval(start, stop, top, float(video.frame_scores[top]), *seconds))
     return tuple(sorted(found, key=lambda one: (-one.peak, one.start)))
 
 
 def end_seconds(video: ScoredVideo) -> float:
-    """Give the time at which a video's last frame ends: a segment's, or else one frame after the last."""
+    """Give the time at which a video's last frame ends, a segment's, or else one frame after the last; NaN if unknown."""
     at_end = video.frames[:, 1] == video.num_frames
     if at_end.any():
         return float(video.seconds[at_end, 1].max())
@@ -80,11 +78,23 @@ def clock(seconds: float) -> str:
     return f"{sign}{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}.{tenths % 10}"
 
 
+def _when(frame: int, seconds: float | None) -> str:
+    return f"frame {frame}" if seconds is None else clock(seconds)
+
+
+def highest(video: ScoredVideo) -> str:
+    """Say how high a video's highest score is, and when."""
+    top = int(video.frame_scores.argmax())
+    when = _when(top, float(video.frame_seconds[top]) if video.is_timed else None)
+    return f"highest {video.frame_scores[top]:.3f} at {when}"
+
+
 def video_lines(video: ScoredVideo, intervals: Sequence[Interval], threshold: float, top: int) -> list[str]:
     """Say in a few lines what a model found in a video: the intervals ``top`` of highest peak, in time's order."""
-    highest = int(video.frame_scores.argmax())
-    peak = f"{video.frame_scores[highest]:.3f} at {clock(float(video.frame_seconds[highest]))}"
-    head = f"{video.id}: {clock(end_seconds(video) - float(video.frame_seconds[0]))} long, highest {peak}"
+    length = f"{video.num_frames} frames"
+    if video.is_timed:
+        length = clock(end_seconds(video) - float(video.frame_seconds[0]))
+    head = f"{video.id}: {length} long, {highest(video)}"
     head += "" if video.video is None else f", video {video.video:.3f}"
     if video.classes:
         best = sorted(video.classes.items(), key=lambda item: -item[1])[:3]
@@ -93,7 +103,8 @@ def video_lines(video: ScoredVideo, intervals: Sequence[Interval], threshold: fl
         return [head, f"  nothing reaches {threshold:g}"]
     shown = sorted(intervals[:top], key=lambda one: one.start)
     lines = [
-        f"  {clock(one.start_seconds)} to {clock(one.stop_seconds)}  peak {one.peak:.3f} at {clock(one.peak_seconds)}"
+        f"  {_when(one.start, one.start_seconds)} to {_when(one.stop, one.stop_seconds)}  "
+        f"peak {one.peak:.3f} at {_when(one.peak_frame, one.peak_seconds)}"
         for one in shown
     ]
     left = len(intervals) - len(shown)
@@ -115,7 +126,7 @@ def video_mapping(
 def write_csv(target: Path, video: ScoredVideo) -> None:
     """Write every frame's number, time and score as ``frame,pts_seconds,score``.
 
-    Times between edges of clips, which alone are stored, are spread evenly.
+    Times between edges of clips, which alone are stored, are spread evenly; those that are unknown are left empty.
 
     Raises
     ------
@@ -127,9 +138,7 @@ def write_csv(target: Path, video: ScoredVideo) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["frame", "pts_seconds", "score"])
-    scores = video.frame_scores.astype(str)
-    writer.writerows(
-        (n, f"{s:.6f}", score) for n, (s, score) in enumerate(zip(video.frame_seconds, scores, strict=True))
-    )
+    times = [f"{seconds:.6f}" for seconds in video.frame_seconds] if video.is_timed else [""] * video.num_frames
+    writer.writerows(zip(range(video.num_frames), times, video.frame_scores.astype(str), strict=True))
     with publishing(target) as temporary, disk_errors(target):
         temporary.write_text(text.getvalue())

@@ -45,7 +45,8 @@ class ScoredVideo:
     ``seconds (segment, 2)``, the timestamp of a segment's first frame and the one at which it ends. ``video`` is the
     score of methods that score videos as such; ``classes`` maps kinds of anomaly to scores. ``more`` holds what else a
     method gives, of segments or frames by its length. ``frame_seconds (num_frames,)`` are the times of frames, spread
-    between those of segments where none are given.
+    between those of segments where none are given. Times are NaN, all of them, where they are unknown, as of imported
+    features.
 
     Raises
     ------
@@ -92,6 +93,11 @@ class ScoredVideo:
     def num_frames(self) -> int:
         """How many frames of the video were decoded."""
         return len(self.frame_scores)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the times of frames are known."""
+        return not bool(np.isnan(self.frame_seconds).any())
 
 
 def spread_seconds(
@@ -260,15 +266,18 @@ def _class_scores(model: Model, scores: Scores) -> dict[str, float]:
 
 
 def as_mapping(video: ScoredVideo) -> dict[str, Any]:
-    """Give a scored video as plain JSON, from which `from_mapping` makes one of the same numbers again."""
+    """Give a scored video as plain JSON, from which `from_mapping` makes one of the same numbers again.
+
+    Times that are unknown are null.
+    """
     return {
         "id": video.id,
         "num_frames": video.num_frames,
         "frames": video.frames.tolist(),
-        "seconds": video.seconds.tolist(),
+        "seconds": _known(video.seconds),
         "scores": _plain(video.scores),
         "frame_scores": _plain(video.frame_scores),
-        "frame_seconds": video.frame_seconds.tolist(),
+        "frame_seconds": _known(video.frame_seconds),
         "video": video.video,
         "classes": dict(video.classes),
         "more": {name: _plain(values) for name, values in video.more.items()},
@@ -292,6 +301,12 @@ def from_mapping(mapping: Mapping[str, Any]) -> ScoredVideo:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         msg = f"this is no scored video ({error}); give what vadx score --json writes"
         raise UsageError(msg) from error
+
+
+def _known(times: NDArray[np.float64]) -> list[Any]:
+    values = times.astype(object)
+    values[np.isnan(times)] = None
+    return cast("list[Any]", values.tolist())
 
 
 def _plain(values: NDArray[Any]) -> list[Any]:

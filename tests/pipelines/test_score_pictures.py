@@ -18,7 +18,7 @@ from vadx.pipelines.drawing import PALETTE
 from vadx.pipelines.localisation import PredictedTrack
 from vadx.pipelines.methods.mgpr import ScoredTubes, TubeParts
 from vadx.pipelines.score_overlay import ScoreStrip, score_boxes, write_score_overlay
-from vadx.pipelines.score_plot import HEIGHT, WIDTH, curve_points, time_ticks, write_plot
+from vadx.pipelines.score_plot import HEIGHT, WIDTH, curve_points, frame_ticks, time_ticks, write_plot
 from vadx.pipelines.score_video import find_intervals
 
 from .test_score_video import scored
@@ -27,9 +27,9 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_a_line_has_a_step_where_scores_change() -> None:
-    points = curve_points(np.array([0.25, 0.25, 1, 0]), np.array([2.0, 3, 4, 5]), 6.0, 100)
+    points = curve_points(np.array([0.25, 0.25, 1, 0]), np.array([2.0, 3, 4, 5, 6]), 100)
     assert points.tolist() == [[0, 0.25], [0.5, 0.25], [0.5, 1], [0.75, 1], [0.75, 0], [1, 0]]
-    assert curve_points(np.array([0.5]), np.array([3.0]), 3.0, 100)[:, 1].tolist() == [0.5, 0.5]
+    assert curve_points(np.array([0.5]), np.array([3.0, 3]), 100)[:, 1].tolist() == [0.5, 0.5]
 
 
 @settings(max_examples=20, deadline=None)
@@ -37,7 +37,7 @@ def test_a_line_has_a_step_where_scores_change() -> None:
 def test_no_peak_is_lost_however_long_the_video(num: int, columns: int, at: int) -> None:
     scores = np.random.default_rng(num).uniform(0.2, 0.6, num)
     scores[at % num] = 1
-    points = curve_points(scores, np.arange(num) / 25, num / 25, columns)
+    points = curve_points(scores, np.arange(num + 1) / 25, columns)
     assert len(points) <= 4 * columns + 4
     assert points[:, 1].max() == 1
     assert points[:, 1].min() == scores.min()
@@ -90,6 +90,19 @@ def test_a_plot_as_svg_says_the_same_as_text(tmp_path: Path) -> None:
     assert curve.get("points") == "44.00,262.00 276.00,262.00 276.00,44.00 508.00,44.00 508.00,207.50 972.00,207.50"
     assert "T-CAM" in [one.text for one in other.iter(f"{SVG}text")]
     assert "T-CAM" not in texts
+
+
+@pytest.mark.parametrize(("num_frames", "last"), [(1, "1"), (8, "8"), (9, "8"), (795, "700"), (100_000, "100000")])
+def test_where_times_are_unknown_the_axis_counts_frames(tmp_path: Path, num_frames: int, last: str) -> None:
+    ticks = frame_ticks(num_frames)
+    assert ticks[0] == (0, "0")
+    assert ticks[-1][1] == last
+    assert 2 <= len(ticks) <= 9
+    video = scored(*[0.0] * 5, *[1.0] * 5, fps=float("nan"))
+    write_plot(tmp_path / "a.svg", video, find_intervals(video, 0.6), 0.6)
+    root = ET.parse(tmp_path / "a.svg").getroot()
+    assert {"highest 1.000 at frame 5", "10"} <= {one.text for one in root.iter(f"{SVG}text")}
+    assert "nan" not in (tmp_path / "a.svg").read_text()
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a"])

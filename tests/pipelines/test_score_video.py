@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,16 @@ import numpy as np
 import pytest
 
 from vadx.errors import UsageError
-from vadx.pipelines.score_video import Interval, clock, end_seconds, find_intervals, video_lines, write_csv
-from vadx.pipelines.scoring import ScoredVideo
+from vadx.pipelines.score_video import (
+    Interval,
+    clock,
+    end_seconds,
+    find_intervals,
+    video_lines,
+    video_mapping,
+    write_csv,
+)
+from vadx.pipelines.scoring import ScoredVideo, from_mapping
 
 
 def scored(*values: float, fps: float = 2.0, identifier: str = "a/b", **more: Any) -> ScoredVideo:
@@ -27,10 +36,10 @@ def test_intervals_are_runs_of_frames_that_reach_the_threshold() -> None:
     found = find_intervals(video, 0.5)
     peaks = [float(np.float32(peak)) for peak in (0.9, 0.7, 0.6)]
     assert found == (
-        Interval(4, 6, 12.0, 13.0, peaks[0], 12.0),
-        Interval(1, 3, 10.5, 11.5, peaks[1], 11.0),
+        Interval(4, 6, 4, peaks[0], 12.0, 13.0, 12.0),
+        Interval(1, 3, 2, peaks[1], 10.5, 11.5, 11.0),
         # It ends with the video, not at its last frame's time.
-        Interval(7, 8, 13.5, 14.0, peaks[2], 13.5),
+        Interval(7, 8, 7, peaks[2], 13.5, 14.0, 13.5),
     )
     assert find_intervals(video, 0.91) == ()
     assert [(one.start, one.stop) for one in find_intervals(video, 0)] == [(0, 8)]
@@ -93,3 +102,19 @@ def test_a_table_has_a_row_a_frame(tmp_path: Path) -> None:
     ]
     with pytest.raises(UsageError, match=r"there is no folder"):
         write_csv(tmp_path / "none" / "a.csv", video)
+
+
+def test_a_video_whose_times_nobody_knows_is_told_in_frames(tmp_path: Path) -> None:
+    video = scored(0.25, 0.5, 1, fps=float("nan"))
+    intervals = find_intervals(video, 0.5)
+    assert intervals == (Interval(1, 3, 2, 1.0),)
+    assert video_lines(video, intervals, 0.5, 5) == [
+        "a/b: 3 frames long, highest 1.000 at frame 2",
+        "  frame 1 to frame 3  peak 1.000 at frame 2",
+    ]
+    write_csv(tmp_path / "a.csv", video)
+    assert (tmp_path / "a.csv").read_text().splitlines()[1] == "0,,0.25"
+    told = json.dumps(video_mapping(video, intervals), allow_nan=False)
+    again = from_mapping(json.loads(told))
+    assert not again.is_timed
+    np.testing.assert_array_equal(again.seconds, video.seconds)

@@ -175,6 +175,15 @@ def test_times_between_known_ones_are_spread_evenly() -> None:
     assert spread_seconds(frames, seconds, 10, fps=2)[[0, 9]].tolist() == [0, 6.5]
 
 
+def test_times_that_nobody_knows_stay_unknown() -> None:
+    clips = make_clips(100, time_source="unknown")
+    video = score_clips(first_number_model(clips), dataclasses.replace(clips, seconds=clips.seconds * np.nan), "v")
+    assert np.isnan(video.frame_seconds).all()
+    assert np.isnan(video.seconds).all()
+    assert not video.is_timed
+    assert score_clips(first_number_model(clips), clips, "v").is_timed
+
+
 def test_what_is_no_scored_video_is_named() -> None:
     with pytest.raises(UsageError, match=r"no scored video \('id'\)"):
         from_mapping({})
