@@ -63,7 +63,7 @@ def find_intervals(video: ScoredVideo, threshold: float) -> tuple[Interval, ...]
 
 
 def end_seconds(video: ScoredVideo) -> float:
-    """Give the time at which a video's last frame ends, a segment's, or else one frame after the last; NaN if unknown."""
+    """Give when a video's last frame ends: a segment's end, or else one frame after the last; NaN if unknown."""
     at_end = video.frames[:, 1] == video.num_frames
     if at_end.any():
         return float(video.seconds[at_end, 1].max())
