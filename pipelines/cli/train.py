@@ -56,6 +56,7 @@ NO_TUBES = "none"
     help="The best model is that with the highest frame AUC on the manifest's split val, or on test.",
 )
 @click.option("--device", "-d", default="auto", help="cpu, cuda, cuda:N, or auto.")
+@click.option("--stop-after", help="Stop in time, as 3h50m: exit 143, and the same command resumes.")
 @click.option("--tensorboard", is_flag=True, help="Write metrics for TensorBoard too, which has to be installed.")
 @click.option("--methods", "list_methods", is_flag=True, help="Say what each method is, and where it comes from.")
 @json_option
@@ -70,7 +71,7 @@ NO_TUBES = "none"
     "Training",
     options=[
         *("--to", "--seed", "--checkpoint-every", "--log-every", "--patience", "--choose-on", "--device"),
-        "--tensorboard",
+        *("--stop-after", "--tensorboard"),
     ],
 )
 @click.option_panel("Options")
@@ -122,6 +123,7 @@ def _list_methods(*, as_json: bool) -> int:
 
 def _train(ctx: click.Context, options: dict[str, Any]) -> int:
     from ...extract.engine import pick_device
+    from ..policy import parse_duration
     from ..stopping import StopSignals
     from ..train import TrainSettings
     from ..training import plan_training
@@ -134,7 +136,8 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> int:
         choose_on=options["choose_on"],
         device=str(pick_device(options["device"])),
     )
-    stop = StopSignals()
+    after = options["stop_after"]
+    stop = StopSignals(None if after is None else parse_duration("--stop-after", after))
     order = _order(ctx, options)
     training = plan_training(order, settings, check=stop.check)
     folder = options["to"] or MODELS / _folder_name(order)

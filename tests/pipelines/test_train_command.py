@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import torch
 from support import Ran
 from vadx.detectors.regions import InstanceFeatures
 from vadx.errors import Stopped, UsageError
+from vadx.features import make_bag
 from vadx.features.bag_file import BagFile
 from vadx.features.frame_truth import frame_truth
 from vadx.features.keys import key_of
@@ -373,6 +375,15 @@ def test_mgpr_says_what_it_lacks(tiny: FeatureSet, tubes: StageSet, vadx_here: V
     assert "deepmil learns from no tubes" in vadx_here(*command("deepmil", "--tubes", tubes.name)).err
 
 
+def test_each_bag_has_its_own_tubes(tubes: StageSet) -> None:
+    ids = ["train/ab0", "train/ab3", "train/no2"]
+    given = tube_input(tubes, ids, DIM, 2)(ids)
+    assert given["tube_mask"].tolist() == [[True, True], [False, False], [True, True]]
+    for bag, video in ((0, 1), (2, 4)):
+        expected = [tube_instance(video, number).region_mean for number in range(2)]
+        np.testing.assert_array_equal(given["region"][bag].numpy(), expected)
+
+
 def test_tubes_of_another_network_are_refused(tiny: FeatureSet, tubes: StageSet) -> None:
     with pytest.raises(UsageError, match=r"its tubes have 16 numbers in .*, its clips 8; one network sees both"):
         tube_input(tubes, ["train/ab0"], 8, 5)(["train/ab0"])
@@ -388,12 +399,29 @@ def test_wsal_learns_from_noise(tiny: FeatureSet, vadx_here: Vadx) -> None:
     assert len(noise) == 3
     assert min(noise) > 0
     assert read_model(Path("model")).facts["inputs"]["noise"]["digest"] == noisy.digest
+    order = Order(method="wsal", source=tiny, manifest=read_manifest("labels.csv"), noise=noisy)
+    batch = plan_training(order, loop.TrainSettings()).bags.batch(np.arange(8), 0, "cpu")
+    for place, identifier in enumerate(batch.ids):
+        expected = np.zeros((32, 1, DIM)) if batch.labels[place] else make_bag(noisy[identifier], "wsal").features
+        np.testing.assert_array_equal(batch.more["noisy"][place].numpy(), expected)
     refused = vadx_here(*command("wsal", "--noise-set", noisy.name, "--variant", "code", to="other"))
     assert "has no term for noise; leave --noise-set out" in refused.err
     noisy.shard_path("train/no0").unlink()
     refused = vadx_here(*command("wsal", "--noise-set", noisy.name, to="other"))
     assert refused.code == 2
     assert "no bag with noise of 1 of 4 normal videos, the first 'train/no0'" in refused.err
+
+
+def test_it_stops_in_time(tiny: FeatureSet, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vadx.pipelines import stopping
+
+    # A second passes between two looks at the clock.
+    clock = itertools.count()
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping.time, "monotonic", lambda: float(next(clock)))
+        ran = vadx_here(*command("svm", "--iterations", "40", "--stop-after", "5s"))
+    assert (ran.code, "the same command resumes" in ran.err) == (143, True)
+    assert read_model(Path("model")).mark.iteration in range(3, 8)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

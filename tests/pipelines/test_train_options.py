@@ -59,7 +59,7 @@ def test_every_setting_of_a_method_is_an_option(method: str, vadx_here: Vadx, mo
         shown = ran_well(vadx_here("train", "--method", method, "--variant", variant, "--help")).out
         for setting in dataclasses.fields(spec.load().settings_class):
             assert f"--{setting.name.replace('_', '-')}" in shown
-        assert f"Settings of {method}" in shown
+        assert f"─ Settings of {method}{'' if variant == PAPER else f', variant {variant}'} ─" in shown
         defaults = {option.name: option.default for option in setting_options(spec, variant)}
         assert defaults == {name: getattr(spec.make(variant).settings, name) for name in defaults}
 
@@ -182,6 +182,7 @@ def test_tensorboard_is_written_where_it_is_installed(
         (("tiny", "--method", "deepmil", "--manifest", "labels.csv", "--rule", "rtfn"), "no segment rule is named"),
         (("tiny", "--method", "deepmil", "--manifest", "labels.csv", "--device", "cuda:9"), "torch sees"),
         (("tiny", "--method", "deepmil", "--manifest", "labels.csv", "--crop-pool", "7"), "there are 1 crops"),
+        (("tiny", "--method", "deepmil", "--manifest", "labels.csv", "--stop-after", "soon"), "such as 3h50m"),
         (("tiny", "--method", "lad", "--manifest", "labels.csv", "--noise-set", "tiny"), "give --rule rtfm"),
     ],
 )
