@@ -27,6 +27,7 @@ from vadx.pipelines.frame_metrics import (
     pool,
     pr_curve,
     roc_curve,
+    share,
     thinned,
 )
 
@@ -125,8 +126,8 @@ def test_the_published_roc_gives_the_published_auc(field_data: Path) -> None:
 def smallest_denominator(shares: NDArray[np.float64]) -> int:
     """Give the least whole number, up to 1.2 million, of which all shares are whole parts."""
     candidates = np.arange(1, 1_200_000)
-    for share in np.unique(shares)[1:1500]:
-        parts = candidates * share
+    for part in np.unique(shares)[1:1500]:
+        parts = candidates * part
         candidates = candidates[np.abs(parts - np.round(parts)) < 1e-6]
     return int(candidates[0])
 
@@ -237,6 +238,9 @@ def test_short_curves_stay_whole_and_long_ones_keep_both_ends() -> None:
     assert thinned(line, line, 40).tolist() == list(range(40))
     kept = thinned(line, line, 7)
     assert (kept[0], kept[-1], len(kept)) == (0, 39, 7)
+    # A curve that stands still at its end is drawn to its last point.
+    still = np.append(line, [1.0, 1.0, 1.0])
+    assert thinned(still, still, 7)[-1] == 42
     # A jump takes most of the way: its points are not chosen twice.
     jump = np.where(line < 0.5, 0.0, 1.0)
     assert len(thinned(line * 1e-6, jump, 10)) <= 10
@@ -297,6 +301,18 @@ def test_too_few_videos_give_a_number_without_an_interval() -> None:
     assert estimates(pool(videos), Draws.of([1, 0], 100))["auc"] == Estimate(1.0)
     assert Draws.of([0, 0], 1).say_nothing
     assert interval([None, None]) == (None, None)
+
+
+def test_a_share_is_of_the_sums_of_what_was_drawn() -> None:
+    hits, totals = [3, 0, 1, 5], [4, 100, 10, 0]
+    draws = Draws.of([0, 0, 0, 0], 40)
+    found = share(hits, totals, draws, "nothing")
+    assert found.value == 9 / 114
+    drawn = [(weights @ hits) / (weights @ totals) for weights in draws.weights if weights @ totals]
+    assert len(drawn) < 41
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])), abs=ROUNDING)
+    assert share(hits, totals, None, "nothing") == Estimate(9 / 114)
+    assert share([0], [0], draws, "nothing") == Estimate(None, "nothing")
 
 
 def test_a_difference_is_paired() -> None:
