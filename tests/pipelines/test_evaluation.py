@@ -89,6 +89,9 @@ def test_a_segment_is_anomalous_if_a_frame_of_it_is() -> None:
     assert compare(one, OWN).segment_truth.tolist() == [False, True, False]
     beside = video("a", [0.1, 0.9, 0.3], [(20, 21)], frames=frames)
     assert compare(beside, OWN).segment_truth.tolist() == [False, False, True]
+    # Counted from 1, the same span begins a frame earlier, in the segment before.
+    assert compare(beside, PROTOCOLS["wsal-tad"]).segment_truth.tolist() == [False, False, True]
+    assert compare(beside, PROTOCOLS["wsal-ucf"]).segment_truth.tolist() == [False, True, True]
 
 
 def test_scikit_learn_finds_the_same_of_frames_laid_end_to_end() -> None:
@@ -305,6 +308,10 @@ def test_an_expansion_that_does_not_fit_the_segments_is_not_made_up() -> None:
     assert any("no clips of 16 frames were scored" in note for note in compared.notes)
     own = uneven.scored.frame_scores[: compared.num_compared]
     np.testing.assert_array_equal(compared.scores, own.astype(np.float64))
+    # Clips of 64 frames, one from every 16th on, are no clips of 16.
+    starts = 16 * np.arange(10)
+    long = video("c", np.linspace(0, 1, 10), [(1, 2)], frames=np.stack([starts, starts + 64], axis=1))
+    assert any("no clips of 16 frames" in note for note in compare(long, PROTOCOLS["rtfm-xd"]).notes)
     short = video("b", [0.5, 0.6], [(1, 2)], num_frames=9)
     assert any("no segments in the order of time" in note for note in compare(short, PROTOCOLS["deepmil"]).notes)
 
