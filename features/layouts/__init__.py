@@ -182,9 +182,15 @@ def export_layout(
     where = default_prefix(folder) if prefix is None else prefix.rstrip("/")
     wishes = Wishes(where, crop, order, recipe, sizes, counts, fit)
     plan = plan_export(name, layout, data_set, manifest, features, wishes)
+    notes = list(plan.notes)
+    if recipe is not None and recipe.imported is not None:
+        notes.append(
+            f"these features were imported from {recipe.imported.release!r}: videos count as long as was said then, or "
+            f"as their rows imply"
+        )
     claim(folder, plan.marker)
     crops = crops_of(layout, data_set)
-    export = Export(folder, plan.marker, files, crops, features, plan.keys, crop, order, list(plan.notes))
+    export = Export(folder, plan.marker, files, crops, features, plan.keys, crop, order, notes)
     layout.family.write(export)
     if plan.truth is not None and files.truth:
         put_truth(export, plan.truth)

@@ -91,11 +91,11 @@ def import_(ctx: click.Context, /, **options: Any) -> int:
     if not (options["quiet"] or options["as_json"]):
         for line in describe(plan):
             say(line)
-    code = _import(plan, options, failures)
     if labels is not None:
+        # Before the work: a place that cannot be written to should not cost it.
         write_manifest(options["manifest_out"], labels)
         say(f"labels of {len(labels)} videos -> {options['manifest_out']}")
-    return code
+    return _import(plan, options, failures)
 
 
 def describe(plan: ImportPlan) -> list[str]:

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from support import Ran
+from support import Ran, make_video
 from vadx.errors import UsageError
 from vadx.extract.library import load_backbone, make_engine
 from vadx.features.bags import cut_segments, segment_spans
@@ -602,6 +602,7 @@ def test_crops_whose_order_nobody_knows_stay_in_theirs(tmp_path: Path, vadx_here
     sent = vadx_here("export", "imported", "-o", "store", "-f", "urdmu", "--manifest", "labels.csv", "--to", "urdmu")
     assert sent.code == 0, sent.err
     assert "the order of the crops is not known; the target's is roc, and none was changed" in sent.err
+    assert "these features were imported from 'clip': videos count as long as was said then" in sent.err
     for crop in range(10):
         written = np.load(tmp_path / f"urdmu/train/Abuse001_x264__{crop}.npy")
         np.testing.assert_array_equal(written, values[:, crop])
@@ -635,3 +636,18 @@ def test_no_clip_is_extracted_again_for_features_of_which_something_is_unknown(t
     ran = vadx_here("diff", "imported-rtfm-one", "imported-rtfm-other", "-o", "store", "--videos", "nowhere")
     assert ran.code == 4, ran.err
     assert "neither side has a recipe" in ran.out
+
+
+def test_what_is_said_of_imported_features_can_be_tried(tmp_path: Path, vadx_here: Vadx) -> None:
+    make_video(tmp_path / "videos/a.mp4", num_frames=16)
+    command = ("extract", "--backbone", "tiny", "videos", "--weights", "random", "-o", "store", "-q")
+    assert vadx_here(*command).code == 0
+    (tmp_path / "labels.csv").write_text("id,label\na,0\n")
+    sent = vadx_here("export", "tiny", "-o", "store", "-f", "npy", "--manifest", "labels.csv", "--to", "out")
+    assert sent.code == 0, sent.err
+    assert vadx_here("import", "--format", "npy", "out", "--to", "store").code == 0
+    assert vadx_here(*command, "--kernel", "torch").code == 0
+    (other,) = (one for one in Store(tmp_path / "store").sets() if one.recipe.transform.kernel == "torch")
+    ran = vadx_here("diff", "imported", other.path, "-o", "store", "--videos", "videos", "-q")
+    assert ran.code == 4, ran.err
+    assert ran.out.startswith("resize kernel: B was made with torch, A with pil")
