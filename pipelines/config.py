@@ -11,6 +11,7 @@ import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
@@ -61,18 +62,28 @@ def default_map(commands: Iterable[str]) -> dict[str, Any]:
     for name, table in settings.items():
         if name not in known or not isinstance(table, dict):
             raise UsageError(_unknown(path, name, known))
-    return {command: dict(_as_parameters(path, table)) for command, table in settings.items()}
+    return {command: dict(_as_parameters(path, command, table)) for command, table in settings.items()}
 
 
-_REPEATED = frozenset({"backbone", "preset", "switch", "group"})
-"""Options that can be given several times. One word in a file is a list of one."""
+REPEATED: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "bench": frozenset({"backbone", "preset"}),
+        "diff": frozenset({"videos", "trials"}),
+        "extract": frozenset({"backbone", "preset", "switch"}),
+        "import": frozenset({"known"}),
+        "manifest": frozenset({"annotations"}),
+        "slurm-script": frozenset({"directives"}),
+        "tubes": frozenset({"group"}),
+    }
+)
+"""Command -> its options that can be given several times. One word in a file is a list of one."""
 
 
-def _as_parameters(path: Path, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _as_parameters(path: Path, command: str, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
         name = key.replace("-", "_")
         values = value if isinstance(value, list) else [value]
-        repeated = name in _REPEATED
+        repeated = name in REPEATED.get(command, ())
         plain = all(isinstance(item, str | int | float) for item in values)
         if not plain or (isinstance(value, list) and not repeated):
             msg = f"{path}: {key} is {'a word or a list of words' if repeated else 'one value'}, got {value!r}"

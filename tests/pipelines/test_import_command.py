@@ -527,6 +527,16 @@ def test_a_recipe_that_a_person_states_is_known(tmp_path: Path, vadx_here: Vadx)
         make_engine(load_backbone("i3d", "random"), back.recipe, device="cpu")
 
 
+def test_settings_may_state_a_recipe(tmp_path: Path, vadx_here: Vadx) -> None:
+    rtfm_release(tmp_path / "ucf")
+    table = '[import]\npreset = "rtfm-i3d-10crop"\nknown = ["sampling.tail=drop", "weights=x"]\nfps = 25\n'
+    (tmp_path / "vadx.toml").write_text(table)
+    ran = vadx_here("import", "--format", "rtfm", "ucf", "--to", "store")
+    assert ran.code == 0, ran.err
+    recipe = imported_set(ran).recipe
+    assert (recipe.unknown, recipe.sampling.tail, recipe.weights) == ((), "drop", "x")
+
+
 def test_facts_may_stand_in_a_file_and_contradict_what_is_published(tmp_path: Path, vadx_here: Vadx) -> None:
     rtfm_release(tmp_path / "ucf")
     facts = {"sampling": {"clip_length": 32, "tail": "drop"}, "network.layer": "mixed_5c", "weights": "unknown"}

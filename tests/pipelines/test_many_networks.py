@@ -6,12 +6,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
 from support import Ran, make_video
 from vadx.extract.video import VideoReader
 from vadx.features import Store, concatenate
+from vadx.pipelines.cli import COMMANDS, cli
+from vadx.pipelines.config import REPEATED
 
 Vadx = Callable[..., Ran]
 THREE = ("--backbone", "tiny", "--backbone", "tiny-frames", "--backbone", "tiny-flow", "--weights", "random")
@@ -186,6 +189,14 @@ def test_settings_of_a_wrong_type_are_named(vadx_here: Vadx, tmp_path: Path, set
     done = vadx_here("extract", "videos")
     assert done.code == 2
     assert says in done.err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_a_file_may_list_is_what_can_be_given_several_times(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    several = {one.name for one in command.params if isinstance(one, click.Option) and one.multiple}
+    assert several == REPEATED.get(name, frozenset())
 
 
 def test_one_recipe_under_two_presets_is_one_set(videos: Path, vadx_here: Vadx, tmp_path: Path) -> None:
