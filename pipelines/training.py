@@ -244,10 +244,23 @@ def _inputs(order: Order, method: Method, bags: TrainingBags, videos: Entries, c
         if not isinstance(settings, WsalSettings) or not settings.noise_weight:
             msg = f"{order.method} with these settings has no term for noise; leave --noise-set out"
             raise UsageError(msg)
+        _check_noise(order.noise, bags.recipe_digest)
         noisy = ensure_bags(order.noise, choice, manifest=order.manifest)
         normal = [bags.file.ids[number] for number in bags.half(NORMAL)]
         found.append(noise_input(bags.file, BagFile(noisy.path), normal))
     return found
+
+
+def _check_noise(noise: FeatureSet, digest: str) -> None:
+    """Raise `UsageError` unless a set differs from the one of this recipe by noise on its frames, and by that alone."""
+    clean = dataclasses.replace(noise.recipe, noise=None)
+    if noise.recipe.noise is None or clean.digest != digest:
+        why = "has no noise on its frames" if noise.recipe.noise is None else "differs from them in more than noise"
+        msg = (
+            f"{noise.name} is no noise set of these features, for it {why}; make one of the normal videos with the "
+            f"options that made the features, and noise: vadx extract VIDEOS --noise wsal:0"
+        )
+        raise UsageError(msg)
 
 
 def _trained_ids(bags: TrainingBags) -> list[str]:

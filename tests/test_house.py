@@ -191,7 +191,9 @@ def loaded_after(code: str) -> set[str]:
 HELP = "from vadx.pipelines.cli import run; run({arguments!r})"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["extract", "--help"], ["ls", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["extract", "--help"], ["train", "--help"], ["ls", "--help"], ["--version"]]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     loaded = loaded_after(HELP.format(arguments=arguments))
     assert "vadx.pipelines.cli" in loaded

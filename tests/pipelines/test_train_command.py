@@ -25,6 +25,7 @@ from vadx.features.bag_file import BagFile
 from vadx.features.frame_truth import frame_truth
 from vadx.features.keys import key_of
 from vadx.features.manifest import ManifestEntry, read_manifest
+from vadx.features.recipe import Noise
 from vadx.features.stage_set import StageRecipe, StageSet
 from vadx.features.stage_shard import build_stage_shard
 from vadx.features.store import FeatureSet, Store
@@ -390,7 +391,7 @@ def test_tubes_of_another_network_are_refused(tiny: FeatureSet, tubes: StageSet)
 
 
 def test_wsal_learns_from_noise(tiny: FeatureSet, vadx_here: Vadx) -> None:
-    noisy = Store(tiny.path.parent).create(recipe("random:1"), slug="noisy")
+    noisy = Store(tiny.path.parent).create(dataclasses.replace(recipe(), noise=Noise()), slug="noisy")
     for identifier, label, split, num_clips in VIDEOS:
         if not label and split == "train":
             put(noisy, identifier, clips_of(f"{identifier} noisy", moved=False, num_clips=num_clips))
@@ -406,6 +407,9 @@ def test_wsal_learns_from_noise(tiny: FeatureSet, vadx_here: Vadx) -> None:
         np.testing.assert_array_equal(batch.more["noisy"][place].numpy(), expected)
     refused = vadx_here(*command("wsal", "--noise-set", noisy.name, "--variant", "code", to="other"))
     assert "has no term for noise; leave --noise-set out" in refused.err
+    assert "it has no noise on its frames" in vadx_here(*command("wsal", "--noise-set", tiny.name, to="other")).err
+    other = Store(tiny.path.parent).create(dataclasses.replace(recipe("random:1"), noise=Noise()), slug="other")
+    assert "in more than noise; make one" in vadx_here(*command("wsal", "--noise-set", other.name, to="other")).err
     noisy.shard_path("train/no0").unlink()
     refused = vadx_here(*command("wsal", "--noise-set", noisy.name, to="other"))
     assert refused.code == 2
