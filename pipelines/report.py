@@ -13,10 +13,11 @@ from ..errors import ShardError, VideoError
 from ..features.manifest import ManifestEntry, read_manifest
 from ..features.stage_set import StageSet
 from ..features.store import FeatureSet
+from .drawing import tube_tag
 from .report_page import Picture, ReportPage, render
 from .report_sets import set_page
 from .report_sources import NOT_SAID, Sources, find_sources
-from .tube_pictures import disk_errors, publishing
+from .tube_pictures import choose_tubes, disk_errors, publishing
 from .tube_shards import categories_of, facts_of, tubes_of
 
 _JPEG_QUALITY = 80
@@ -113,15 +114,10 @@ def tube_picture(
 
     try:
         shard = tubes.open(identifier)
-        facts = facts_of(shard)
+        found, facts, names = tubes_of(shard), facts_of(shard), categories_of(shard)
+        stride = int(shard.facts["stride"])
         sheet = TubeSheet(
-            tubes_of(shard),
-            num_tubes=num_tubes,
-            fps=facts.fps,
-            stride=int(shard.facts["stride"]),
-            order=order,
-            title=identifier,
-            names=categories_of(shard),
+            found, num_tubes=num_tubes, fps=facts.fps, stride=stride, order=order, title=identifier, names=names
         )
         with VideoReader(video, allow_partial=True) as blocks:
             source = iter(blocks)
@@ -132,9 +128,13 @@ def tube_picture(
     file = io.BytesIO()
     image = sheet.image()
     image.save(file, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
+    shown = []
+    for place in choose_tubes(found, order=order, top=num_tubes):
+        first, last = found[place].frames[[0, -1]]
+        shown.append(f"{tube_tag(found[place], place + 1, names=names)} in frames {first} to {last}")
     sorting = "the longest" if order == "length" else "those of the highest score"
-    told = f"Tubes of {identifier}, {sorting} first: where each was in the frame, and what it followed"
-    return [Picture(file.getvalue(), image.width, image.height, told, f"{told}, from its first frame to its last.")]
+    caption = f"Tubes of {identifier}, {sorting} first: where each was in the frame, and what it followed."
+    return [Picture(file.getvalue(), image.width, image.height, f"Tubes: {', '.join(shown) or 'none'}", caption)]
 
 
 def write_report(path: Path, page: ReportPage) -> int:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NOT_SAID = "Where the videos lie was not said, so none can be played here: vadx report --videos ROOT."
 
+NOT_NAMED = "The manifest names no file of it that is there: vadx report --videos ROOT."
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:
@@ -75,7 +77,11 @@ def find_sources(
             paths[identifier] = base / entry.path
     left = [identifier for identifier in names if identifier not in paths]
     if root is None:
-        return Sources(page, paths, dict.fromkeys(left, "The manifest names no file of it that is there."))
+        return Sources(
+            page,
+            paths,
+            dict.fromkeys(left, "The manifest names no file of it that is there: vadx report --videos ROOT."),
+        )
     notes: dict[str, str] = {}
     if left:
         found = _below(root)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from browser import Browser, chromium
 from support import make_video
-from vadx.pipelines.report_page import Picture, Plot, ReportPage, ScoredCard, Source, render
+from vadx.pipelines.report_page import Histogram, Picture, Plot, ReportPage, ScoredCard, Source, Table, render
 
 pytestmark = pytest.mark.chromium
 
@@ -144,6 +144,19 @@ def test_a_screen_reader_finds_names_and_landmarks(page: Browser) -> None:
     assert ("image", "black") in roles
     needing = {"slider", "button", "link", "Video", "image", "combobox", "searchbox", "region", "heading"}
     assert [(role, name) for role, name in roles if role in needing and not name] == []
+
+
+def test_a_page_without_curves_says_nothing_to_the_console(started: Browser, tmp_path: Path) -> None:
+    table = Table("Videos", ("id", "frames"), (("a", "3"),), frozenset({1}))
+    histogram = Histogram("Durations", "videos", (0.0, 1.0, 2.0), (3, 1))
+    page = ReportPage("a set", "what it holds", tables=(table,), histograms=(histogram,), listing=table)
+    (tmp_path / "set.html").write_text(render(page), encoding="utf-8")
+    started.open((tmp_path / "set.html").as_uri())
+    started.call("Page.printToPDF")
+    assert started.complaints() == []
+    assert all(url.startswith(("file:", "data:")) for url in started.requests())
+    bars = started.value("[...document.querySelectorAll('.bars rect')].map((e) => e.getBoundingClientRect().height)")
+    assert bars[0] == pytest.approx(3 * bars[1], rel=0.01)
 
 
 def test_videos_are_ordered_filtered_and_closed(page: Browser) -> None:

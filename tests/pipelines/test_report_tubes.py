@@ -49,7 +49,9 @@ def test_tubes_are_drawn_over_frames(tmp_path: Path, vadx_here: VADX) -> None:
     assert vadx_here(*TUBES, "videos").code == 0
     ran = vadx_here("report", "tubes", "--store", "store", "--videos", "videos", "--sheets", "1", "-o", "tubes.html")
     assert ran.code == 0, ran.err
-    (sheet,) = pictures_in((tmp_path / "tubes.html").read_text())
+    page = (tmp_path / "tubes.html").read_text()
+    (sheet,) = pictures_in(page)
+    assert re.search(r'alt="Tubes: \d+ \w+ in frames \d+ to \d+', page)
     assert sheet.format == "JPEG"
     assert sheet.width > 600
     ran = vadx_here("report", "tube-features", "--store", "store", "-o", "features.html")
