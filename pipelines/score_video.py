@@ -51,8 +51,8 @@ def find_intervals(video: ScoredVideo, threshold: float) -> tuple[Interval, ...]
     if not 0 <= threshold <= 1:
         msg = f"scores lie in [0, 1], and the threshold is {threshold}: give --threshold 0.5"
         raise UsageError(msg)
-    # Compared as float32: a score of 0.35 reaches a threshold of 0.35.
-    spans = connected_spans(video.frame_scores, float(np.float32(threshold)))
+    # Python's number is compared as float32: a score of 0.7 reaches a threshold of 0.7.
+    spans = connected_spans(video.frame_scores, float(threshold))
     times = np.append(video.frame_seconds, end_seconds(video)) if video.is_timed else None
     found = []
     for start, stop in spans.tolist():

@@ -55,6 +55,16 @@ if TYPE_CHECKING:
 @click.option("--quiet", "-q", is_flag=True, help="Print only the ids of videos in which something is found.")
 @click.option("--verbose", "-v", is_flag=True, help="Print a line for every video that is extracted.")
 @click.pass_context
+@click.option_panel("Scores", options=["--which", "--threshold", "--top", "--tubes", "--set"])
+@click.option_panel("Files", options=["--csv", "--plot", "--overlay"])
+@click.option_panel(
+    "Extraction",
+    options=[
+        *("--store", "--root", "--weights", "--device", "--batch", "--engine", "--decoders", "--strict"),
+        *("--allow-partial", "--retry-failed"),
+    ],
+)
+@click.option_panel("Options")
 def score(ctx: click.Context, /, **options: Any) -> int:
     """Score videos with a trained MODEL, a folder that vadx train wrote: where in them is something abnormal, and when?
 

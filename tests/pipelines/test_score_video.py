@@ -44,7 +44,8 @@ def test_intervals_are_runs_of_frames_that_reach_the_threshold() -> None:
     assert find_intervals(video, 0.91) == ()
     assert [(one.start, one.stop) for one in find_intervals(video, 0)] == [(0, 8)]
     # 0.7 as a score is a float32, a little below the number that a person types.
-    assert [(one.start, one.stop) for one in find_intervals(video, 0.7)] == [(4, 6), (2, 3)]
+    for threshold in (0.7, np.float64(0.7)):
+        assert [(one.start, one.stop) for one in find_intervals(video, threshold)] == [(4, 6), (2, 3)]
     for bad in (-0.1, 1.1, float("nan")):
         with pytest.raises(UsageError, match=r"give --threshold 0\.5"):
             find_intervals(video, bad)

@@ -56,6 +56,7 @@ def test_the_rule_the_crops_and_the_draw_are_those_of_the_training() -> None:
     assert (draws[0].frames != draws[2].frames).any()
     # As many as this video's clips give, not as the longest training video's.
     assert len(draws[0].scores) == 2 * (40 // 3)
+    assert len(score_clips(first_number_model(clips, "clips", 30, crop_pool=0), clips, "v").scores) == 40
 
 
 def test_padding_is_no_segment() -> None:
