@@ -19,6 +19,7 @@ from .tube_scoring import score_tubes, with_tubes
 if TYPE_CHECKING:
     from ..features.stage_set import StageSet
     from ..features.store import FeatureSet
+    from ..features.timeline import VideoFacts
     from .inputs import Entry
     from .methods.mgpr import ScoredTubes
     from .model_folder import Model
@@ -43,8 +44,8 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """What a model found in a video: its scores, intervals and written files; or ``failure``, a message, with what was
-    left of the rest. ``path`` is the video's, None for one of which only features are known.
+    """What a model found in a video: its scores, intervals and written files; or ``failure``, a message, and nothing of
+    these. ``notes`` say what is wrong with the video; ``path`` is its file, None where only features are known.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Found:
     video: ScoredVideo | None = None
     intervals: tuple[Interval, ...] = ()
     files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
     failure: str | None = None
     code: str | None = None
 
@@ -100,28 +102,33 @@ def find_in(
     """
     for identifier, path in videos.items():
         try:
-            scored = score_clips(model, feature_set[identifier], identifier)
+            clips = feature_set[identifier]
+            scored = score_clips(model, clips, identifier)
             of_tubes = None
             if tubes is not None:
                 of_tubes = score_tubes(model, *tubes, identifier)
                 scored = with_tubes(scored, of_tubes)
             intervals = find_intervals(scored, wanted.threshold)
-            files = tuple(_write(scored, intervals, feature_set, path, wanted, of_tubes))
+            files = tuple(_write(scored, intervals, _Source(path, clips.facts, feature_set), wanted, of_tubes))
         except UsageError as error:
             yield Found(identifier, path, failure=str(error))
         except VideoError as error:
             yield Found(identifier, path, failure=str(error), code=error.code)
         else:
-            yield Found(identifier, path, scored, intervals, files)
+            yield Found(identifier, path, scored, intervals, files, tuple(clips.facts.degradations()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The file of a video, None where there is none, and how it was decoded for its features."""
+
+    path: Path | None
+    facts: VideoFacts
+    feature_set: FeatureSet
 
 
 def _write(
-    scored: ScoredVideo,
-    intervals: tuple[Interval, ...],
-    feature_set: FeatureSet,
-    path: Path | None,
-    wanted: Wanted,
-    tubes: ScoredTubes | None,
+    scored: ScoredVideo, intervals: tuple[Interval, ...], source: _Source, wanted: Wanted, tubes: ScoredTubes | None
 ) -> Iterator[Path]:
     for name, target in wanted.targets.items():
         file = _place(target, scored.id, FILES[name][0])
@@ -129,23 +136,17 @@ def _write(
             write_csv(file, scored)
         elif name == "plot":
             write_plot(file, scored, intervals, wanted.threshold, caption=wanted.caption)
-        elif path is not None:
-            _draw(file, path, scored, feature_set, wanted.threshold, tubes)
+        elif source.path is not None:
+            _draw(file, source.path, scored, source, wanted.threshold, tubes)
         yield file
 
 
 def _draw(
-    file: Path,
-    path: Path,
-    scored: ScoredVideo,
-    feature_set: FeatureSet,
-    threshold: float,
-    tubes: ScoredTubes | None,
+    file: Path, path: Path, scored: ScoredVideo, source: _Source, threshold: float, tubes: ScoredTubes | None
 ) -> None:
     from ..extract.video import VideoReader
 
-    facts = feature_set[scored.id].facts
-    rotation = feature_set.recipe.decode.rotation
+    facts, rotation = source.facts, source.feature_set.recipe.decode.rotation
     with VideoReader(path, rotation=rotation, allow_partial=facts.partial) as blocks:
         write_score_overlay(file, blocks, scored, fps=facts.fps, threshold=threshold, tubes=tubes)
 

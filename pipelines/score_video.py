@@ -112,12 +112,20 @@ def video_lines(video: ScoredVideo, intervals: Sequence[Interval], threshold: fl
 
 
 def video_mapping(
-    video: ScoredVideo, intervals: Sequence[Interval], *, path: str | None = None, files: Sequence[Path] = ()
+    video: ScoredVideo,
+    intervals: Sequence[Interval],
+    *,
+    path: str | None = None,
+    files: Sequence[Path] = (),
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Give a scored video as plain JSON: that of `as_mapping`, its file, its intervals and what was written of it."""
+    """Give a scored video as plain JSON: that of `as_mapping`, its file and what is wrong with it, its intervals, and
+    what was written of it.
+    """
     return {
         **as_mapping(video),
         "path": path,
+        "notes": list(notes),
         "intervals": [asdict(one) for one in intervals],
         "files": [str(file) for file in files],
     }

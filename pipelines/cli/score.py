@@ -262,13 +262,15 @@ def _tell(model: Model, found: Iterable[Found], failures: list[Found], options: 
             failed.append(one)
         elif options["as_json"]:
             path = None if one.path is None else str(one.path)
-            videos.append(video_mapping(one.video, one.intervals, path=path, files=one.files))
+            videos.append(video_mapping(one.video, one.intervals, path=path, files=one.files, notes=one.notes))
         elif options["quiet"]:
             if one.intervals:
                 click.echo(printable(one.id))
         else:
             lines = video_lines(one.video, one.intervals, options["threshold"], options["top"])
             click.echo("\n".join(map(printable, lines)))
+            if one.notes:
+                say(f"  note: {'; '.join(one.notes)}")
             for file in one.files:
                 say(f"  written: {file}")
     if options["as_json"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,29 @@ def test_failing_videos_come_last_and_others_are_scored(tmp_path: Path, vadx_her
     assert [(one["id"], one["code"]) for one in scores_of(told)["failed"]] == [("bad", "VIDEO_NOT_VIDEO")]
     assert vadx_here("score", "model", "none.mp4", "/nowhere/*.mp4", *HERE).code == 3
     assert vadx_here("score", "model", "/nowhere/*.mp4", *HERE).code == 5
+
+
+def test_times_are_those_of_the_video_and_its_flaws_are_told(tmp_path: Path, vadx_here: Vadx) -> None:
+    write_tiny_model(tmp_path / "model")
+    pts = np.cumsum(np.random.default_rng(0).integers(20, 80, 32)).tolist()
+    made = make_video(tmp_path / "v.mp4", num_frames=32, pts=pts, time_base=Fraction(1, 1000))
+    with VideoReader(made) as reader:
+        times = np.concatenate([block.pts_seconds.copy() for block in reader])
+    told = scores_of(vadx_here("score", "model", "v.mp4", *HERE, "--json"))
+    (video,) = told["videos"]
+    # Edges of clips, of four frames, are exact; between them frames are spread.
+    np.testing.assert_allclose(video["frame_seconds"][::4], times[::4], atol=1e-9)
+    assert np.abs(np.subtract(video["frame_seconds"], times)).max() < 0.1
+    np.testing.assert_allclose([first for first, _ in video["seconds"]], times[::8], atol=1e-9)
+    assert video["notes"] == []
+    whole = make_video(tmp_path / "w.mkv", num_frames=200, width=96, height=64).read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) * 2 // 3])
+    ran = vadx_here("score", "model", "cut.mkv", *HERE, "--allow-partial", "--overlay", "drawn")
+    assert ran.code == 0, ran.err
+    assert "note: only a part of the video could be decoded" in ran.err
+    (video,) = scores_of(vadx_here("score", "model", "cut.mkv", *HERE, "--json"))["videos"]
+    with VideoReader(tmp_path / "drawn" / "cut.scores.mp4") as reader:
+        assert sum(len(block.frames) for block in reader) == video["num_frames"] < 200
 
 
 def test_a_stored_set_is_scored_without_its_videos(tmp_path: Path, vadx_here: Vadx, opened: list[str]) -> None:
