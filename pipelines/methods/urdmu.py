@@ -103,13 +103,13 @@ class UrDmuSettings(Settings):
 def local_weights(mask: Tensor, norm: str, dtype: torch.dtype = torch.float64) -> Tensor:
     """Give what segments far apart weigh for each other, ``exp(-|i - j| / e)``, over the sums that ``norm`` says.
 
-    ``mask (row, segment)`` -> ``(row, looking segment, segment looked at)``, 0 where one of them is padding.
+    ``mask (row, segment)`` -> ``(row, looking segment, segment looked at)``, 0 where the latter is padding.
     """
     places = torch.arange(mask.shape[1], dtype=dtype, device=mask.device)
     near = torch.exp((places[:, None] - places).abs() / -math.e)
-    weights = near * (mask[:, None] & mask[:, :, None])
-    # Its sums by row and by column are the same numbers, but stand beside other weights.
-    sums = weights.sum(dim=2, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+    weights = near * mask[:, None]
+    # Segments' sums by row and by column are the same numbers, but stand beside other weights.
+    sums = weights.sum(dim=2, keepdim=True)
     return weights / (sums if norm == "rows" else sums.transpose(1, 2))
 
 
