@@ -10,6 +10,9 @@
     return minutes < 60 ? `${minutes}:${rest}` : `${Math.floor(minutes / 60)}:${String(minutes % 60).padStart(2, "0")}:${rest}`;
   };
 
+  // Names that are not UTF-8 cannot be decoded.
+  const readable = (address) => { try { return decodeURIComponent(address); } catch { return address; } };
+
   let closed = [];
   addEventListener("beforeprint", () => {
     closed = Array.from(document.querySelectorAll("details.video:not([open]), details.fold:not([open])"));
@@ -92,7 +95,7 @@
       video.preload = "metadata";
       video.addEventListener("timeupdate", () => { move(video.currentTime); });
       video.addEventListener("error", () => {
-        say(`This browser cannot play ${decodeURIComponent(video.getAttribute("src"))}: the file was moved, or its format is not one that browsers play.`);
+        say(`This browser cannot play ${readable(video.getAttribute("src"))}: the file was moved, or its format is not one that browsers play.`);
       });
     }
     readout.textContent = describe(0);

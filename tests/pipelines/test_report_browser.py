@@ -116,6 +116,17 @@ def test_a_video_that_was_not_found_is_said(page: Browser) -> None:
     assert page.value("document.querySelector('#plot-of-2').getAttribute('aria-valuenow')")[:2] in ("3.", "4.")
 
 
+@pytest.mark.parametrize(("url", "name"), [("gone%20by%20now.mp4", "gone by now.mp4"), ("%FF.mp4", "%FF.mp4")])
+def test_a_video_that_is_gone_since_is_said(started: Browser, tmp_path: Path, url: str, name: str) -> None:
+    page = ReportPage("a model", "what it says", videos=(make_card("a", Source(url)),))
+    (tmp_path / "report.html").write_text(render(page), encoding="utf-8")
+    started.open((tmp_path / "report.html").as_uri())
+    said = started.wait_for("document.querySelector('#said').textContent")
+    assert f"cannot play {name}: the file was moved" in said
+    # That Chromium notes the missing file itself is as it should be.
+    assert [event["method"] for event in started.complaints() if "ERR_FILE_NOT_FOUND" not in json.dumps(event)] == []
+
+
 def test_what_strangers_named_is_text_and_runs_nothing(page: Browser) -> None:
     assert page.value("document.title") == "a model"
     assert page.value("document.querySelectorAll('script').length") == 1
