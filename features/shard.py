@@ -269,6 +269,17 @@ def read_outline(path: Path) -> ShardOutline:
     return outline
 
 
+def read_frames_from(path: Path) -> str | None:
+    """Read how a shard's frames are known, as `VideoFacts.frames_from`: quicker than all of its facts.
+
+    Raises as `open_shard`, but checks no id.
+    """
+    read_header(path)
+    with shard_image(path) as file:
+        found = file.attrs.get("frames_from")
+    return None if found is None else str(found)
+
+
 def _span(seconds: NDArray[np.float64] | h5py.Dataset) -> float:
     return float(seconds[-1, 1] - seconds[0, 0]) if len(seconds) else 0.0
 

@@ -130,6 +130,10 @@ def _fill(image: io.BytesIO | _Reserved, export: Export, videos: Sequence[Marked
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
     """Open a file that anybody may have made. Raises `UsageError` for whatever HDF5 or its content raises."""
+    if not path.is_file():
+        # HDF5 would wait for ever for somebody to write into a FIFO.
+        msg = f"{path} is no file; check which layout this folder has"
+        raise UsageError(msg)
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file

@@ -172,11 +172,11 @@ def frames_from(item: FeatureSet) -> dict[str, int]:
     from collections import Counter
 
     from ...features.packed_set import PackedSet
-    from ...features.shard import read_outline
+    from ...features.shard import read_frames_from
 
     if isinstance(item, PackedSet):
         return dict(Counter(item[one].facts.frames_from or "rows" for one in item))
-    return dict(Counter(read_outline(item.shard_path(one)).facts.frames_from or "rows" for one in item))
+    return dict(Counter(read_frames_from(item.shard_path(one)) or "rows" for one in item))
 
 
 def finite(seconds: float) -> float | None:
@@ -195,7 +195,7 @@ def _info_set(item: FeatureSet) -> None:
         click.echo(f"  preset   {item.preset}")
         click.echo(f"  weights  {item.weights_name or 'not of the table'}, sha256 {item.recipe.weights}")
     else:
-        found = ", ".join(f"of {count} videos {FRAMES_FROM[how]}" for how, count in frames_from(item).items())
+        found = ", ".join(f"of {count} videos {FRAMES_FROM.get(how, how)}" for how, count in frames_from(item).items())
         click.echo(f"  unknown  {', '.join(item.recipe.unknown) or 'nothing'}")
         click.echo(f"  frames   {found or 'no video yet'}")
         click.echo(f"  seconds  {'unknown' if summary['hours'] is None else 'by a frame rate that was stated'}")
@@ -261,7 +261,7 @@ def _print_video(identifier: str, features: ClipFeatures, path: Path) -> None:
     else:
         known = f"{first:.3f} to {last:.3f} s, at {facts.fps:g} frames/s, as stated"
         click.echo("  video     unknown: its features were imported")
-        click.echo(f"  frames    {facts.num_frames_decoded}, {FRAMES_FROM[facts.frames_from]}")
+        click.echo(f"  frames    {facts.num_frames_decoded}, {FRAMES_FROM.get(facts.frames_from, facts.frames_from)}")
         click.echo(f"  time      {'unknown' if math.isnan(first) else known}")
     click.echo(f"  made by   {', '.join(f'{k} {v}' for k, v in features.provenance.items())}")
     click.echo(f"  shard     {path}")

@@ -31,6 +31,7 @@ from vadx.features.shard import (
     make_header,
     open_shard,
     parse_header,
+    read_frames_from,
     read_header,
     read_outline,
     verify_shard,
@@ -162,6 +163,7 @@ def test_times_that_nobody_knows_are_kept_as_such(tmp_path: Path) -> None:
     assert np.isnan(open_shard(path).features.seconds).all()
     assert open_shard(path).features.facts == facts
     assert math.isnan(read_outline(path).video_seconds)
+    assert read_frames_from(path) == "rows"
     verify_shard(path)
     with pytest.raises(ValueError, match="the times are said to be known, from pts"):
         replace(untimed, facts=features.facts)

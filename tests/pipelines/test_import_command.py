@@ -438,6 +438,7 @@ def test_a_file_of_all_videos_that_cannot_be_opened_stands_for_them(tmp_path: Pa
         file["Normal001"] = h5py.ExternalLink("/etc/passwd", "/")
         file["Normal002"] = np.zeros(3, np.int64)
     (tmp_path / "x/test.h5").write_bytes(b"\x89HDF\r\n\x1a\nno more of it")
+    os.mkfifo(tmp_path / "x/pipe.h5")
     ran = vadx_here("import", "--format", "wsal", "x", "--to", "store", "--json")
     assert ran.code == 3
     events = {one["id"]: one for one in map(json.loads, ran.out.splitlines()) if one["event"] == "video"}
@@ -445,10 +446,11 @@ def test_a_file_of_all_videos_that_cannot_be_opened_stands_for_them(tmp_path: Pa
         "Abuse001_x264": "done",
         "Normal001": "failed",
         "Normal002": "failed",
+        "pipe": "failed",
         "test": "failed",
     }
     assert "is missing or a link to somewhere else" in events["Normal001"]["message"]
-    assert {event.get("code") for event in events.values()} == {None, "FEATURES_UNREADABLE"}
+    assert {event.get("code") for event in events.values()} == {None, "FEATURES_UNREADABLE", "VIDEO_NOT_REGULAR"}
 
 
 def test_counts_that_do_not_fit_the_rows_cost_the_video(tmp_path: Path, vadx_here: Vadx) -> None:
