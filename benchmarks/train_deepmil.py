@@ -5,9 +5,9 @@ python benchmarks/train_deepmil.py --bags 200 --iterations 30       # small
 python benchmarks/train_deepmil.py --json                           # the document on stdout as well
 
 ``vadx`` is all that `vadx train` does once the bags file is there: it draws and reads bags, trains, logs each tenth
-iteration, and writes a checkpoint each 500. ``bare`` is the least that the same iterations can cost in torch: the same
-layers, loss and optimiser over and over on one batch that lies in memory, nothing drawn, read, logged or kept. They
-take turns, so that what else runs on the machine slows both alike. Features are noise; every file is in the page cache.
+iteration, and writes a checkpoint each 500. ``bare`` is the arithmetic alone of as many iterations, with torch's own
+layers: network, loss and optimiser over and over on one batch that lies in memory, nothing drawn, read, logged or kept.
+They take turns, so that what else runs on the machine slows both alike. Features are noise; every file is in the page cache.
 """
 
 from __future__ import annotations
