@@ -7,7 +7,8 @@ python benchmarks/train_deepmil.py --json                           # the docume
 ``vadx`` is all that `vadx train` does once the bags file is there: it draws and reads bags, trains, logs each tenth
 iteration, and writes a checkpoint each 500. ``bare`` is the arithmetic alone of as many iterations, with torch's own
 layers: network, loss and optimiser over and over on one batch that lies in memory, nothing drawn, read, logged or kept.
-They take turns, so that what else runs on the machine slows both alike. Features are noise; every file is in the page cache.
+They take turns, so that what else runs on the machine slows both alike. Features are noise; every file is in the page
+cache.
 """
 
 from __future__ import annotations
