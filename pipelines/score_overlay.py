@@ -26,7 +26,7 @@ _LINE: Colour = (255, 255, 255)
 _PICTURE_PER_STRIP, _MIN_STRIP_PIXELS, _PICTURE_PER_TEXT, _MIN_TEXT_PIXELS = 5, 24, 20, 12
 _OPAQUE = 256
 # How opaque the strip's ground is, the area under the curve, and, as a share of both, what is still to come.
-_GROUND, _AREA, _FUTURE = 0.55, 0.8, 0.6
+_GROUND, _AREA, _FUTURE = 0.45, 0.65, 0.6
 _SUPERSAMPLING = 3
 
 

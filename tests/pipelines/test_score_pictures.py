@@ -150,7 +150,7 @@ def test_the_strip_is_bright_up_to_the_frame_and_marks_it() -> None:
     assert (early[row, 80] < 100).all()
     assert (late[row, 80] < early[row, 80]).all()
     orange = np.array(PALETTE["vermilion"])
-    assert np.abs(late[row, 240].astype(int) - 0.8 * orange - 20).max() <= 3
+    assert np.abs(late[row, 240].astype(int) - 0.65 * orange - 35).max() <= 3
     assert late[row, 240, 0] > early[row, 240, 0]
     heads = [int(np.flatnonzero((picture[row] == 255).all(axis=1))[-1]) for picture in (early[:, :100], late[:, 250:])]
     assert heads[0] <= 1
