@@ -42,7 +42,7 @@ class TimeTable:
 
 
 def frame_edges(starts: NDArray[np.float64], end: float) -> NDArray[np.float64]:
-    """Give when each frame begins and the last ends, ``(frame + 1,)`` seconds from the first frame on.
+    """Give when each frame begins and the last ends, ``(frame + 1,)`` seconds.
 
     ``starts (frame,)`` are timestamps; where one falls behind those before it, it is taken as the latest of them, as a
     player shows it. ``end`` is when the last frame ends, and is moved behind its beginning if it is not.
@@ -58,7 +58,6 @@ def frame_edges(starts: NDArray[np.float64], end: float) -> NDArray[np.float64]:
     rising = np.maximum.accumulate(starts)
     gap = (rising[-1] - rising[0]) / (len(starts) - 1) if len(starts) > 1 else 0.0
     edges: NDArray[np.float64] = np.append(rising, end if end > rising[-1] else rising[-1] + (gap or 1.0))
-    edges -= edges[0]
     return edges
 
 

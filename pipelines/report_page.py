@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -139,9 +140,9 @@ class Source:
 class ScoredCard:
     """A video with its scores.
 
-    ``scores (frame,)`` in [0, 1]; ``seconds (frame + 1,)`` from the first frame on, not falling: frame i is shown
-    from ``seconds[i]`` to ``seconds[i + 1]``. ``truth (span, 2)`` are half-open anomalous frames, None where they are
-    not known. ``others`` are further curves of that shape, by name.
+    ``scores (frame,)`` in [0, 1]; ``seconds (frame + 1,)``, not falling: frame i is shown from ``seconds[i]`` to
+    ``seconds[i + 1]``, by the timestamps of the file, which are its player's time too. ``truth (span, 2)`` are half-open
+    anomalous frames, None where they are not known. ``others`` are further curves of that shape, by name.
 
     Raises
     ------
@@ -281,6 +282,7 @@ class CardView:
 
     card: ScoredCard
     label: str
+    start: float
     duration: float
     peak: float
     peak_seconds: float
@@ -292,28 +294,31 @@ class CardView:
 
 
 def _card_view(card: ScoredCard, num_points: int) -> CardView:
-    seconds = card.seconds - card.seconds[0]
-    duration = float(seconds[-1])
+    start = float(card.seconds[0])
+    duration = float(card.seconds[-1]) - start
     lines = {"score": card.scores, **card.others}
-    curves = tuple(
-        Curve(name, points_text(*downsample(*step_curve(values, seconds), num_points), duration))
-        for name, values in lines.items()
-    )
-    spans = [
-        (float(seconds[start]), float(seconds[stop])) for start, stop in (card.truth if card.truth is not None else ())
-    ]
+    curves = []
+    for name, values in lines.items():
+        times, heights = downsample(*step_curve(values, card.seconds), num_points)
+        curves.append(Curve(name, points_text(times - start, heights, duration)))
+    truth = () if card.truth is None else card.truth
+    spans = [(float(card.seconds[first]), float(card.seconds[stop])) for first, stop in truth]
     highest = int(np.argmax(card.scores))
     return CardView(
         card=card,
         label=card.class_name or LABEL_TEXTS[card.label],
+        start=start,
         duration=duration,
         peak=float(card.scores[highest]),
-        peak_seconds=float(seconds[highest]),
-        curves=curves,
-        spans=tuple((_per_mille(a, duration), _per_mille(max(b - a, duration / 1000), duration)) for a, b in spans),
+        peak_seconds=float(card.seconds[highest]) - start,
+        curves=tuple(curves),
+        # However short, a span is seen.
+        spans=tuple(
+            (_per_mille(a - start, duration), _per_mille(max(b - a, duration / 1000), duration)) for a, b in spans
+        ),
         truth_text=_truth_text(card, spans),
-        ticks=_ticks(duration),
-        table=time_table(card.scores, seconds, card.truth, MAX_ROWS),
+        ticks=_ticks(start, duration),
+        table=time_table(card.scores, card.seconds, card.truth, MAX_ROWS),
     )
 
 
@@ -332,11 +337,12 @@ def _per_mille(value: float, duration: float) -> str:
 _STEPS_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400)
 
 
-def _ticks(duration: float) -> tuple[tuple[str, str], ...]:
-    """Give (per cent of the width, time) of at most six round times; the end has room for its own."""
+def _ticks(start: float, duration: float) -> tuple[tuple[str, str], ...]:
+    """Give (per cent of the width, time) of at most seven round times, none so near the end that it would be cut."""
     step = next((step for step in _STEPS_SECONDS if duration / step <= 6), duration / 4)
-    times = np.arange(0, 0.97 * duration, step)
-    return tuple((f"{100 * t / duration:.2f}", clock_text(float(t)).removesuffix(".0")) for t in times)
+    first = math.ceil(start / step - 1e-9)
+    times = step * np.arange(first, (start + 0.97 * duration) / step)
+    return tuple((f"{100 * (t - start) / duration:.2f}", clock_text(float(t)).removesuffix(".0")) for t in times)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

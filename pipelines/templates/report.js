@@ -4,7 +4,7 @@
   const said = byId("said");
   const say = (text) => { if (said) said.textContent = text; };
   const clock = (seconds) => {
-    const tenths = Math.round(seconds * 10);
+    const tenths = Math.round(Math.max(0, seconds) * 10);
     const rest = ((tenths % 600) / 10).toFixed(1).padStart(4, "0");
     const minutes = Math.floor(tenths / 600);
     return minutes < 60 ? `${minutes}:${rest}` : `${Math.floor(minutes / 60)}:${String(minutes % 60).padStart(2, "0")}:${rest}`;
@@ -23,6 +23,8 @@
   const wire = (plot) => {
     const curve = byId(plot.dataset.curve);
     const video = plot.dataset.video ? byId(plot.dataset.video) : null;
+    // Times within the curve begin at 0; those of the file and of its player at its first timestamp.
+    const begin = Number(plot.dataset.start);
     const duration = Number(plot.dataset.duration);
     const wide = plot.querySelector("svg.wide");
     const cursor = plot.querySelector(".cursor");
@@ -47,7 +49,7 @@
     const describe = (seconds) => {
       const x = 1000 * seconds / duration;
       const marked = spans.some(([start, stop]) => x >= start && x < stop) ? ", marked anomalous" : "";
-      return `${clock(seconds)}, score ${scoreAt(x).toFixed(2)}${marked}`;
+      return `${clock(begin + seconds)}, score ${scoreAt(x).toFixed(2)}${marked}`;
     };
     const move = (seconds) => {
       at = Math.min(duration, Math.max(0, seconds));
@@ -55,14 +57,15 @@
       cursor.setAttribute("x1", share);
       cursor.setAttribute("x2", share);
       const text = describe(at);
-      plot.setAttribute("aria-valuenow", at.toFixed(3));
+      plot.setAttribute("aria-valuenow", (begin + at).toFixed(3));
       plot.setAttribute("aria-valuetext", text);
       readout.textContent = text;
     };
+    // Before the file is loaded, this is where it will begin.
+    const seek = () => { if (video) video.currentTime = Math.max(0, begin + at); };
     const start = () => {
       if (!video) { say("The file of this video was not found when the page was made, so it cannot be played."); return; }
-      // Before the file is loaded, this is where it will begin.
-      video.currentTime = at;
+      seek();
       const promise = video.play();
       if (promise) promise.catch((error) => { if (error.name !== "AbortError") say(`The video cannot be played here: ${error.message}`); });
     };
@@ -84,7 +87,7 @@
       };
       if (event.key in moves) {
         move(moves[event.key]);
-        if (video) video.currentTime = at;
+        seek();
       } else if (event.key === "Enter" || event.key === " ") {
         if (video && !video.paused) video.pause(); else start();
       } else return;
@@ -93,7 +96,7 @@
     plot.addEventListener("vadx-peak", () => { move(Number(plot.dataset.peakAt)); start(); });
     if (video) {
       video.preload = "metadata";
-      video.addEventListener("timeupdate", () => { move(video.currentTime); });
+      video.addEventListener("timeupdate", () => { move(video.currentTime - begin); });
       video.addEventListener("error", () => {
         say(`This browser cannot play ${readable(video.getAttribute("src"))}: the file was moved, or its format is not one that browsers play.`);
       });

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,23 @@ def test_a_click_in_a_curve_plays_from_there(page: Browser) -> None:
     assert page.value("seeks") == [pytest.approx(6.0, abs=0.02)]
     assert page.value("document.querySelector('#video-1').error") is None
     page.wait_for("Number(document.querySelector('#plot-of-1').getAttribute('aria-valuenow')) > 6")
+
+
+def test_a_file_whose_clock_begins_later_is_played_by_its_own_clock(started: Browser, tmp_path: Path) -> None:
+    pts = range(2 * FPS, (2 + SECONDS) * FPS)
+    video = tmp_path / "late.webm"
+    make_video(video, num_frames=len(pts), codec="libvpx", pts=pts, time_base=Fraction(1, FPS))
+    edges = np.arange(2 * FPS, (2 + SECONDS) * FPS + 1) / FPS
+    card = ScoredCard("late", np.full(SECONDS * FPS, 0.5, np.float32), edges, Source("late.webm"))
+    (tmp_path / "report.html").write_text(render(ReportPage("t", "l", videos=(card,))), encoding="utf-8")
+    started.open((tmp_path / "report.html").as_uri())
+    # The player's own first time, before anything was clicked.
+    started.wait_for("Math.abs(document.querySelector('video').currentTime - 2) < 0.05")
+    box = box_of(started, "#plot-of-1 svg.wide")
+    started.click(box["x"] + 0.5 * box["width"], box["y"] + 5)
+    started.wait_for("document.querySelector('video').currentTime > 6.05")
+    assert started.value("document.querySelector('video').currentTime") < 7
+    assert started.complaints() == []
 
 
 def test_keys_move_along_a_curve_and_play(page: Browser) -> None:

@@ -65,8 +65,14 @@ class Reader(HTMLParser):
 
 def make_card(identifier: str = "a", *, num_frames: int = 200, **changes: object) -> ScoredCard:
     scores = (0.5 + 0.4 * np.sin(np.arange(num_frames) / 9)).astype(np.float32)
-    values = {"source": Source("videos/a.mp4"), "label": 1, "class_name": "Abuse", "truth": np.array([[50, 100]])}
-    return ScoredCard(identifier, scores, np.arange(num_frames + 1) / 25, **(values | changes))  # type: ignore[arg-type]  # tests name them
+    values = {
+        "seconds": np.arange(num_frames + 1) / 25,
+        "source": Source("videos/a.mp4"),
+        "label": 1,
+        "class_name": "Abuse",
+        "truth": np.array([[50, 100]]),
+    }
+    return ScoredCard(identifier, scores, **(values | changes))  # type: ignore[arg-type]  # tests name them
 
 
 def full_page(text: str = "x") -> ReportPage:
@@ -169,12 +175,20 @@ def test_downsampling_keeps_every_peak_and_both_ends() -> None:
         assert kept[inside].max() >= np.sort(values[part])[-10]
 
 
-def test_times_begin_at_the_first_frame_and_never_fall() -> None:
+def test_times_never_fall_and_the_last_frame_is_shown() -> None:
     edges = frame_edges(np.array([1.5, 1.6, 1.55, 1.7]), 1.8)
-    assert edges == pytest.approx([0, 0.1, 0.1, 0.2, 0.3])
-    assert frame_edges(np.array([2.0]), 2.0).tolist() == [0, 1]
+    assert edges == pytest.approx([1.5, 1.6, 1.6, 1.7, 1.8])
+    assert frame_edges(np.array([2.0]), 2.0).tolist() == [2, 3]
     with pytest.raises(ValueError, match="no time axis"):
         frame_edges(np.array([np.nan]), 1.0)
+
+
+def test_round_times_are_those_of_the_file() -> None:
+    card = make_card(seconds=np.arange(201) / 25 + 2.4)  # 8 s from 2.4 s on
+    page = render(ReportPage("t", "l", videos=(card,)))
+    ticks = re.findall(r'<text x="(.*?)%" y="14".*?>(.*?)</text>', page)
+    assert ticks == [("20.00", "0:04"), ("45.00", "0:06"), ("70.00", "0:08"), ("95.00", "0:10")]
+    assert "Marked anomalous: 0:04.4 to 0:06.4." in page
 
 
 def test_cards_refuse_what_cannot_be_drawn() -> None:
