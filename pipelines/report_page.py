@@ -141,7 +141,7 @@ class ScoredCard:
     """A video with its scores.
 
     ``scores (frame,)`` in [0, 1]; ``seconds (frame + 1,)``, not falling: frame i is shown from ``seconds[i]`` to
-    ``seconds[i + 1]``, by the timestamps of the file, which are its player's time too. ``truth (span, 2)`` are half-open
+    ``seconds[i + 1]``, by the file's timestamps, which are its player's time too. ``truth (span, 2)`` are half-open
     anomalous frames, None where they are not known. ``others`` are further curves of that shape, by name.
 
     Raises
