@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from support import Ran
 from vadx.extract.sampling import ClipSampler
 from vadx.features.keys import key_of
+from vadx.features.layouts import LAYOUTS, OWN
 from vadx.features.manifest import Manifest, ManifestEntry, write_manifest
 from vadx.features.recipe import Network, Recipe, Sampling, Transform
 from vadx.features.shard import build_shard
 from vadx.features.store import FeatureSet, Store
 from vadx.features.timeline import ClipFeatures, VideoFacts
+
+Vadx = Callable[..., Ran]
 
 Row = tuple[str, int, str, list[tuple[int, int]], int]
 """Id, label, split, spans, frames."""
@@ -79,3 +84,50 @@ def make_set(store: Path, rows: Sequence[Row] = UCF, *, tail: str, num_crops: in
         entries.append(ManifestEntry(identifier, "", label, kind, split, array, num_frames))
     write_manifest(store.parent / "labels.csv", Manifest(tuple(entries)))
     return made
+
+
+def setting(layout: str) -> tuple[str, Sequence[Row], dict[str, Any]]:
+    """Give a data set that a layout has lists for, videos whose names fit it, and features that do."""
+    data_set = OWN if OWN in LAYOUTS[layout].data_sets else next(iter(LAYOUTS[layout].data_sets))
+    files, crops = LAYOUTS[layout].data_sets[data_set], LAYOUTS[layout].family.crops[OWN]
+    tail = "minus_one" if data_set == "xd-violence" else "drop" if files.at_most else "repeat_last"
+    num_crops = crops.nums[0] if crops.nums else 10
+    return (
+        data_set,
+        XD if data_set == "xd-violence" else UCF,
+        {
+            "tail": tail,
+            "num_crops": num_crops,
+            "order": crops.order or "tv",
+        },
+    )
+
+
+def export(vadx_here: Vadx, tmp_path: Path, layout: str, **more: Any) -> FeatureSet:
+    """Make a set and export it to ``out``."""
+    data_set, rows, made_with = setting(layout)
+    made = make_set(tmp_path / "store", rows, **{**made_with, **more})
+    arguments = ("--manifest", "labels.csv", "--counts", "labels.csv", "--data-set", data_set)
+    ran = vadx_here("export", "made", "-o", "store", "--format", layout, "--to", "out", *arguments)
+    assert ran.code == 0, ran.err
+    return made
+
+
+def imported_set(ran: Ran) -> FeatureSet:
+    """Open the set whose folder an import printed."""
+    return FeatureSet(Path(ran.out.splitlines()[-1]))
+
+
+def save(path: Path, values: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.asarray(values, np.float32))
+
+
+def random_values(*shape: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def rtfm_release(folder: Path) -> None:
+    """Two videos as RTFM's links have them: <video>_i3d.npy (clip, 10, feature), in one folder."""
+    save(folder / "Abuse001_x264_i3d.npy", random_values(5, 10, DIM))
+    save(folder / "Normal_Videos001_x264_i3d.npy", random_values(3, 10, DIM, seed=1))
