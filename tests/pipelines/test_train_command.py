@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
@@ -161,7 +162,16 @@ def test_without_spans_whole_videos_are_measured(tiny: FeatureSet, vadx_here: Va
     assert "video AUC of 4 videos of split val" in ran_well(vadx_here(*command())).out
 
 
-def test_choosing_on_test_warns(tiny: FeatureSet, vadx_here: Vadx) -> None:
+def test_videos_of_unknown_spans_are_not_measured_beside_others(tiny: FeatureSet, vadx_here: Vadx) -> None:
+    Path("labels.csv").write_text(re.sub(r"(val/ab1,.*,)\S+", r"\1", manifest_text()))
+    ran = ran_well(vadx_here(*command()))
+    assert "1 anomalous videos of split val have no spans: they are not measured" in ran.err
+    assert "frame AUC of 3 videos of split val" in ran.out
+
+
+def test_choosing_on_test_warns(tiny: FeatureSet, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where nobody listens, Python writes warnings of a log to stderr itself.
+    monkeypatch.setattr(logging.root, "handlers", [])
     ran = ran_well(vadx_here(*command("svm", "--choose-on", "test")))
     assert ran.err.count("its result is not one on unseen videos") == 1
     assert "of split test" in ran.out
