@@ -146,6 +146,9 @@ def test_last_and_best_are_both_measured_and_named(folder: Path, vadx_here: Vadx
         < out.index("\nlast, iter")
         < out.index("\nbest, iter")
     )
+    assert "5 videos" in ran(vadx_here, *MODEL, "--scores-out", "written", "-q").err
+    each = [np.load(folder / "written" / which / "Abuse" / "a1.npy") for which in ("last", "best")]
+    assert not np.array_equal(*each)
     assert list(told(vadx_here, *MODEL, "--which", "best")["evaluations"]) == ["best"]
     (folder / "model" / "best.safetensors").unlink()
     assert "has no best network" in ran(vadx_here, *MODEL, "--which", "best", code=2).err

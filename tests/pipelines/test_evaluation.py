@@ -178,6 +178,12 @@ def test_the_frame_level_of_attention_is_interpolated_and_its_segments_are_it() 
     assert compared.segment_scores.tolist() == [0, 1]
     assert compare(one, OWN).segment_scores.tolist() == pytest.approx([0.7, 0.7])
     assert compared.notes == ()
+    # Two sequences of the same clips, one after the other, are put in the order of time.
+    twice = np.array([[0, 2], [2, 5], [0, 2], [2, 5]])
+    more = {"attention": np.array([0.0, 1.0, 0.2, 0.6], np.float32)}
+    pair = video("p", [0.7] * 4, [(0, 2)], frames=twice, more=more)
+    expected = np.interp(np.linspace(0, 3, 5), range(4), [0.0, 0.2, 1.0, 0.6])
+    np.testing.assert_allclose(compare(pair, PROTOCOLS["align-xd"]).scores, expected, atol=1e-7)
     without = compare(video("a", [0.7, 0.2], [(0, 1)]), PROTOCOLS["align-xd"])
     assert [note.split(":")[0] for note in without.notes] == ["no attention", "no attention"]
     assert without.scores.tolist() == pytest.approx([0.7, 0.2])
