@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -125,7 +125,7 @@ def plan_training(order: Order, settings: TrainSettings, *, check: Callable[[], 
     if settings.patience and measured.measure is None:
         msg = f"--patience counts measurements without a new best, and {measured.what}; leave it out"
         raise UsageError(msg)
-    said = (*says, *more_says, *measured.says)
+    said = (*says, *more_says, *_hints(order, method, bags), *measured.says)
     return Training(order.method, method, bags, measured.measure, measured.what, facts, said)
 
 
@@ -261,6 +261,21 @@ def _check_noise(noise: FeatureSet, digest: str) -> None:
             f"options that made the features, and noise: vadx extract VIDEOS --noise wsal:0"
         )
         raise UsageError(msg)
+
+
+def _hints(order: Order, method: Method, bags: Bags) -> Iterator[str]:
+    """Say what is left out, and what costs time, where an option changes it."""
+    settings = method.settings
+    if isinstance(settings, WsalSettings) and settings.noise_weight and order.noise is None:
+        yield "without --noise-set there is no term for noise; vadx extract --noise wsal:0 makes such a set"
+    if isinstance(bags, TrainingBags):
+        num_bytes = 4 * math.prod(bags.shape) * len(_trained_ids(bags))
+        if num_bytes > bags.memory_bytes:
+            smaller = "; --crop-pool mean makes them smaller" if bags.shape[1] > 1 else ""
+            yield (
+                f"the bags take {num_bytes / 1e9:.1f} GB, of which {bags.memory_bytes / 1e9:.1f} GB are kept in memory "
+                f"and the rest is read again and again{smaller}"
+            )
 
 
 def _trained_ids(bags: TrainingBags) -> list[str]:

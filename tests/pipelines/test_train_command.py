@@ -31,6 +31,7 @@ from vadx.features.stage_set import StageRecipe, StageSet
 from vadx.features.stage_shard import build_stage_shard
 from vadx.features.store import FeatureSet, Store
 from vadx.pipelines import train as loop
+from vadx.pipelines import training
 from vadx.pipelines.clip_bags import ClipBags, entry_truth
 from vadx.pipelines.methods import METHODS, find_method
 from vadx.pipelines.methods.lad import Lad, LadSettings
@@ -255,6 +256,19 @@ def test_a_manifest_without_splits_trains_on_all(tiny: FeatureSet, vadx_here: Va
     assert "all its videos are trained on" in ran.err
 
 
+def test_bags_that_do_not_fit_into_memory_are_told(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text(manifest_text())
+    manifest = read_manifest(tmp_path / "labels.csv")
+    order = Order(method="rtfm", source=make_store(tmp_path / "store", crops=2), manifest=manifest)
+    planned = plan_training(order, loop.TrainSettings())
+    assert not planned.says
+    # 8 bags of 32 x 2 x 16 numbers.
+    bags: Any = planned.bags
+    assert not [*training._hints(order, planned.method, dataclasses.replace(bags, memory_bytes=32_768))]
+    (told,) = training._hints(order, planned.method, dataclasses.replace(bags, memory_bytes=32_767))
+    assert told.endswith("read again and again; --crop-pool mean makes them smaller")
+
+
 # ---- what model.json says ----
 
 
@@ -325,8 +339,7 @@ def test_an_anomalous_video_of_unknown_spans_is_anomalous_all_through() -> None:
 def test_frames_of_plain_bags_have_their_labels(tiny: FeatureSet) -> None:
     manifest = read_manifest(tiny.path.parent.parent / "labels.csv")
     order = Order(method="lad", source=tiny, manifest=manifest, rule="rtfm", num_segments=6)
-    training = plan_training(order, loop.TrainSettings())
-    bags: Any = training.bags
+    bags: Any = plan_training(order, loop.TrainSettings()).bags
     batch = bags.batch(np.flatnonzero(bags.file.labels == 1)[:1], 0, "cpu")
     (labels,) = batch.more["frame_labels"]
     # ab0 has 6 clips, a segment each.
@@ -406,6 +419,8 @@ def test_wsal_learns_from_noise(tiny: FeatureSet, vadx_here: Vadx) -> None:
         if not label and split == "train":
             put(noisy, identifier, clips_of(f"{identifier} noisy", moved=False, num_clips=num_clips))
     ran = ran_well(vadx_here(*command("wsal", "--noise-set", noisy.name, "--log-every", "1", "--json")))
+    assert lines(ran.out)[0]["says"] == []
+    assert "no term for noise; vadx extract --noise" in ran_well(vadx_here(*command("wsal", to="without"))).err
     noise = [line["noise"] for line in lines(ran.out) if line["event"] == "iteration"]
     assert len(noise) == 3
     assert min(noise) > 0
