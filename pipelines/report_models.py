@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 _OTHER_CURVES: Mapping[str, str] = {"attention": "attention", "frame_activation": "T-CAM", "weighted": "T-CAM"}
 """What else of `ScoredVideo.more` is drawn, and what it is called; of several of one name the first."""
 
+ASSUMED_FPS = 25
+"""Frames per second of a video of which nobody said."""
+
 NO_MANIFEST = "No manifest was given, so no truth is shaded and nothing is measured: vadx report --manifest FILE."
 _CODE = "SCORE"
 _CURE = "mend the cause that it names, then: vadx report"
@@ -146,18 +149,27 @@ def scored_card(
 ) -> ScoredCard:
     """Give what a page shows of a scored video."""
     entry = known.entries.get(video.id, ManifestEntry(video.id))
+    seconds, said = _times(video)
     return ScoredCard(
         id=video.id,
         scores=video.frame_scores,
-        seconds=frame_edges(video.frame_seconds, end_seconds(video)),
+        seconds=seconds,
         source=known.sources.of(video.id),
         label=entry.label,
         class_name=entry.class_name,
         truth=_truth(entry, video.num_frames),
-        facts=(*facts, *_class_facts(video), Fact("frames", f"{video.num_frames:,}")),
+        facts=(*facts, *_class_facts(video), Fact("frames", f"{video.num_frames:,}"), *said),
         others=_other_curves(video),
         pictures=pictures,
     )
+
+
+def _times(video: ScoredVideo) -> tuple[NDArray[np.float64], tuple[Fact, ...]]:
+    """Give when frames begin and the last ends; where nobody knows, as if they came at `ASSUMED_FPS`, and says so."""
+    if np.isfinite(video.frame_seconds).all() and np.isfinite(video.seconds).all():
+        return frame_edges(video.frame_seconds, end_seconds(video)), ()
+    said = Fact("times", f"not known: drawn, and played, as if it had {ASSUMED_FPS} frames a second")
+    return np.arange(video.num_frames + 1) / ASSUMED_FPS, (said,)
 
 
 def _truth(entry: ManifestEntry, num_frames: int) -> NDArray[np.int64] | None:

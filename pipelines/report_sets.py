@@ -33,6 +33,9 @@ _COUNTED: Mapping[str, tuple[str, ...]] = {
 
 _PLURALS = {"box": "boxes"}
 
+UNKNOWN = "not known"
+"""Of videos that others decoded."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -65,8 +68,8 @@ def set_page(opened: FeatureSet | StageSet, entries: Mapping[str, ManifestEntry]
     degraded = sum(row.facts.is_degraded for row in rows.videos)
     summary = [
         Fact("videos", f"{len(rows.videos):,}"),
-        Fact("together", seconds_text(sum(seconds))),
-        Fact("decoded frames", f"{sum(row.facts.num_frames_decoded for row in rows.videos):,}"),
+        Fact("together", seconds_text(sum(seconds)) if seconds else f"times {UNKNOWN}"),
+        Fact("frames", f"{sum(row.facts.num_frames_decoded for row in rows.videos):,}"),
         *[Fact(name, f"{sum(row.counts[at] for row in rows.videos):,}") for at, name in enumerate(rows.counted)],
         Fact("size", f"{sum(row.bytes for row in rows.videos) / 1e6:,.1f} MB"),
         Fact("degraded", f"{degraded:,}"),
@@ -181,11 +184,11 @@ def _listing(rows: _Rows, entries: Mapping[str, ManifestEntry]) -> Table:
             (
                 row.id,
                 *((kind_of(entries.get(row.id)),) if entries else ()),
-                seconds_text(row.seconds),
+                seconds_text(row.seconds) if row.seconds > 0 else UNKNOWN,
                 f"{facts.num_frames_decoded:,}",
-                f"{facts.fps:.5g}",
-                f"{facts.width}x{facts.height}",
-                facts.codec,
+                f"{facts.fps:.5g}" if facts.fps > 0 else UNKNOWN,
+                f"{facts.width}x{facts.height}" if facts.width else UNKNOWN,
+                facts.codec or UNKNOWN,
                 *(f"{count:,}" for count in row.counts),
                 "; ".join(facts.degradations()),
             )
@@ -218,7 +221,7 @@ def set_provenance(opened: FeatureSet | StageSet) -> tuple[FactGroup, ...]:
     preset = Fact("preset", opened.preset or "none")
     return (
         FactGroup("Set", (name, digest, preset, weights, Fact("in words", prose(opened.recipe)))),
-        FactGroup("Recipe", flat_facts(opened.recipe.to_mapping())),
+        FactGroup("Recipe", flat_facts(opened.recipe.stated())),
         *_versions(opened),
     )
 

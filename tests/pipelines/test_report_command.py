@@ -25,6 +25,7 @@ from vadx.pipelines.report_sets import duration_histogram, failure_of, flat_fact
 from vadx.pipelines.report_sources import Sources, find_sources, relative_url
 from vadx.pipelines.scoring import ScoredVideo
 
+from .import_samples import rtfm_release
 from .scoring_samples import make_clips
 
 VADX = Callable[..., Ran]
@@ -57,7 +58,7 @@ def test_a_set_is_told_with_its_videos_recipe_and_failures(tmp_path: Path, vadx_
     assert (ran.code, ran.out) == (0, "set.html\n")
     page = (tmp_path / "set.html").read_text()
     assert facts_of(page, "videos") == ["4"]
-    assert facts_of(page, "decoded frames") == ["280"]  # 40 + 60 + 80 + 100
+    assert facts_of(page, "frames") == ["280"]  # 40 + 60 + 80 + 100
     assert facts_of(page, "together") == ["11.2 s"]  # at 25 frames/s
     assert facts_of(page, "clips") == ["70"]  # of 4 frames
     assert facts_of(page, "sampling.clip_length") == ["4"]
@@ -153,6 +154,30 @@ def test_truth_is_shaded_where_it_is_known() -> None:
     assert card_of(ManifestEntry("a")).truth is None
     assert set(LABELS) == {-1, 0, 1}
     assert card.seconds[-1] == pytest.approx(48 / 25)
+
+
+def test_times_that_nobody_knows_are_assumed_and_said() -> None:
+    clips = make_clips(48)
+    unknown = np.full((3, 2), np.nan)
+    video = ScoredVideo("a", clips.frames, np.zeros(3, np.float32), np.zeros(48, np.float32), unknown)
+    card = scored_card(video, Known({}, Sources(Path("report.html"))))
+    assert card.seconds.tolist() == (np.arange(49) / 25).tolist()
+    assert any("not known" in fact.value for fact in card.facts)
+
+
+def test_an_imported_set_says_what_is_unknown_of_it(tmp_path: Path, vadx_here: VADX) -> None:
+    rtfm_release(tmp_path / "ucf")
+    assert vadx_here("import", "--format", "rtfm", "ucf", "--to", "store").code == 0
+    ran = vadx_here("report", imported_name(tmp_path / "store"), "--store", "store", "-o", "set.html")
+    assert ran.code == 0, ran.err
+    page = (tmp_path / "set.html").read_text()
+    assert facts_of(page, "weights")[-1] == "unknown"
+    assert facts_of(page, "together") == ["times not known"]
+    assert re.search(r"\bnan\b", page, re.IGNORECASE) is None
+
+
+def imported_name(store: Path) -> str:
+    return next(path.parent.name for path in store.glob("*/recipe.json"))
 
 
 def test_what_else_a_method_says_is_drawn_where_it_lies_between_0_and_1() -> None:
