@@ -34,6 +34,7 @@ import numpy as np
 import torch
 
 import vadx
+from vadx.pipelines.bench_video import bench_folder
 from vadx.pipelines.evaluation import bootstrap_difference
 from vadx.pipelines.scene_chain import (
     BASELINE,
@@ -60,7 +61,7 @@ CLAIMS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--home", type=Path, default=Path(".bench-methods"), help="where scenes, features, models go")
+    parser.add_argument("--home", type=Path, help="where scenes, features and models go; by default the cache folder")
     parser.add_argument("--train", type=int, default=60, help="scenes to train on")
     parser.add_argument("--test", type=int, default=40, help="scenes to test")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, trainings and intervals")
@@ -78,7 +79,8 @@ def main() -> int:
         iterations=arguments.iterations,
         seed=arguments.seed,
     )
-    chain = Chain(arguments.home, settings, tell=lambda text: print(text, file=sys.stderr, flush=True))
+    home = arguments.home or bench_folder() / "methods"
+    chain = Chain(home, settings, tell=lambda text: print(text, file=sys.stderr, flush=True))
     result = measure(chain)
     result["notes"] = arguments.note
     arguments.out.parent.mkdir(exist_ok=True)
@@ -120,6 +122,7 @@ def measure(chain: Chain) -> dict[str, Any]:
         "frames": {split: sum(e.num_frames or 0 for e in manifest if e.split == split) for split in ("train", "test")},
         "features": {"set": features.name, "recipe": features.recipe.to_mapping()},
         "tubes": None if tubes is None else {"set": tubes.name, "links": settings.link_settings().record(1)},
+        "not_measured": [name for name in temporal_methods() if name not in rows],
         "claims": judge_claims(rows),
         "methods": rows,
     }
@@ -128,7 +131,7 @@ def measure(chain: Chain) -> dict[str, Any]:
 def row_of(judged: JudgedMethod, baseline: JudgedMethod | None, settings: ChainSettings) -> dict[str, Any]:
     """Give what is kept of a method."""
     evaluation = judged.evaluation.as_mapping()
-    kept = ("frame_auc", "frame_average_precision", "segment_auc", "video_auc", "class_accuracy", "vauc")
+    kept = ("frame_auc", "frame_average_precision", "subset_auc", "proposal_auc", "video_auc", "class_accuracy", "vauc")
     row: dict[str, Any] = {"iterations": judged.iterations, "last_losses": dict(judged.losses)}
     row |= {name: evaluation["metrics"][name] for name in kept if name in evaluation["metrics"]}
     row["classes"] = evaluation["classes"]
@@ -185,7 +188,8 @@ def report(result: dict[str, Any]) -> list[str]:
             found = row["tubes"]["localisation"]["detector"]
             numbers = ", ".join(f"{kind} {found[kind]['miou']:.3f}" for kind in ("method", "random", "best"))
             lines += ["", f"MIoU of `{name}`'s tubes: {numbers}"]
-    lines.append("")
+    missing = ", ".join(f"`{name}`" for name in result["not_measured"])
+    lines += ["", *([f"Not measured: {missing}", ""] if missing else [])]
     for claim in result["claims"].values():
         outcome = f"missed by {', '.join(claim['missed_by']) or 'none'}" if "missed_by" in claim else claim["holds"]
         lines.append(f"- {claim['text']}: {outcome}")
