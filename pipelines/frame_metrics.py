@@ -8,7 +8,7 @@ its videos again a matter of weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -60,15 +60,20 @@ class Pool:
     """Scores and truth of the videos of a test set, as counts.
 
     Shapes: ``scores (row,)``, highest first, a row for each score of each video; ``video (row,)``, whose; ``positives``
-    and ``negatives (row,)``, how often; ``ends (level,)``, the last row of each distinct score.
+    and ``negatives (row,)``, how often; ``ends (level,)``, the last row of each distinct score, of ``thresholds``.
     """
 
     scores: NDArray[np.float64]
     video: NDArray[np.int64]
     positives: NDArray[np.int64]
     negatives: NDArray[np.int64]
-    ends: NDArray[np.int64]
-    num_videos: int
+    ends: NDArray[np.int64] = field(init=False)
+    thresholds: NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        ends = np.flatnonzero(np.append(self.scores[1:] != self.scores[:-1], True)[: len(self.scores)])
+        object.__setattr__(self, "ends", ends)
+        object.__setattr__(self, "thresholds", self.scores[ends])
 
     def ranking(self, weights: NDArray[np.int64] | None = None) -> Ranking:
         """Rank; ``weights (video,)`` say how often each video was drawn, once each by default."""
@@ -76,15 +81,15 @@ class Pool:
         if weights is not None:
             drawn = weights[self.video]
             positives, negatives = positives * drawn, negatives * drawn
-        return Ranking(self.scores[self.ends], positives.cumsum()[self.ends], negatives.cumsum()[self.ends])
+        sums = [positives.cumsum(), negatives.cumsum()]
+        if len(self.ends) < len(self.scores):
+            sums = [one[self.ends] for one in sums]
+        return Ranking(self.thresholds, *sums)
 
     def of(self, chosen: NDArray[np.bool_]) -> Pool:
         """Give the pool of some of the videos, ``chosen (video,)``, which keep their numbers."""
         rows = chosen[self.video]
-        scores = self.scores[rows]
-        return Pool(
-            scores, self.video[rows], self.positives[rows], self.negatives[rows], _ends(scores), self.num_videos
-        )
+        return Pool(self.scores[rows], self.video[rows], self.positives[rows], self.negatives[rows])
 
 
 def pool(videos: Sequence[tuple[ArrayLike, ArrayLike]]) -> Pool:
@@ -113,11 +118,7 @@ def pool(videos: Sequence[tuple[ArrayLike, ArrayLike]]) -> Pool:
     joined = np.concatenate(scores)
     order = np.argsort(-joined, kind="stable")
     owner, positive, negative = (np.concatenate(one).astype(np.int64)[order] for one in (owners, positives, negatives))
-    return Pool(joined[order], owner, positive, negative, _ends(joined[order]), len(videos))
-
-
-def _ends(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.flatnonzero(np.append(scores[1:] != scores[:-1], True)[: len(scores)])
+    return Pool(joined[order], owner, positive, negative)
 
 
 def roc_auc(ranking: Ranking) -> float:
