@@ -235,7 +235,8 @@ class Imported:
 
     ``layout`` is one of `features.layouts.LAYOUTS`; ``release`` the name that a person gave. ``known`` are facts of
     `RECIPE_FACTS`, kept sorted, None for all of them: what the recipe holds in the places of others stands in for them
-    and says nothing. ``crop`` is the one crop kept of those that the recipe makes, a number or ``mean``, "" for all.
+    and says nothing. ``crop`` is the one crop kept of those that the recipe makes, a number or ``mean``, "" for all;
+    ``segmentation`` the rule of `bag_rules.SEGMENTATIONS` under which clips became the rows, "" where rows are clips.
     """
 
     # Not the unknown ones: a fact that recipes learn to state later is unknown of what was imported before, and the
@@ -244,6 +245,7 @@ class Imported:
     release: str
     known: tuple[str, ...] | None = None
     crop: str = ""
+    segmentation: str = ""
 
     def __post_init__(self) -> None:
         if self.known is None:
@@ -325,7 +327,7 @@ class Recipe:
         Raises
         ------
         RecipeError
-            for imported features of which something is unknown, or only one crop was kept.
+            for imported features of which something is unknown, or that are no longer all crops of clips.
         """
         if self.imported is None:
             return self
@@ -336,10 +338,12 @@ class Recipe:
                 f"they are made: vadx import --preset NAME, or --known FILE.json"
             )
             raise RecipeError(msg)
-        if self.imported.crop:
+        if self.imported.crop or self.imported.segmentation:
+            rule = self.imported.segmentation
+            what = f"its rows are segments by {rule}" if rule else f"crop {self.imported.crop} alone was kept"
             msg = (
-                f"no video can be made into features like those of {name}: crop {self.imported.crop} alone was kept. "
-                f"Import an export of all crops"
+                f"no video can be made into features like those of {name}: {what}. Import an export that keeps all "
+                f"clips and crops"
             )
             raise RecipeError(msg)
         return dataclasses.replace(self, imported=None, numerics=NUMERICS)

@@ -201,11 +201,12 @@ def find_difference(a: Side, b: Side, *, search: Search | None = None, tolerance
 
 def _computed(side: Side) -> FeatureSet | None:
     """Give the side's set if clips can be extracted as it says: all of its recipe is known."""
-    feature_set = side.feature_set
-    if feature_set is None:
+    try:
+        if side.feature_set is not None:
+            side.feature_set.recipe.computed()
+    except RecipeError:
         return None
-    imported = feature_set.recipe.imported
-    return feature_set if imported is None or not (imported.unknown or imported.crop) else None
+    return side.feature_set
 
 
 def _unknown_of(side: Side) -> list[str]:
@@ -363,9 +364,12 @@ def _weights(base: FeatureSet, given: str | None) -> str:
 
 def _of_b(origin: Origin, feature_set: FeatureSet, search: Search) -> list[Variant]:
     """Give B's own recipe as one to try, if A's network can run it."""
-    if feature_set.recipe.unknown or feature_set.recipe.network.name != origin.spec.name:
+    try:
+        recipe = feature_set.recipe.computed()
+    except RecipeError:
         return []
-    recipe = replace(feature_set.recipe, imported=None)
+    if recipe.network.name != origin.spec.name:
+        return []
     same_weights = recipe.weights == origin.recipe.weights
     try:
         weights = origin.weights if same_weights else _weights(feature_set, None)

@@ -95,13 +95,14 @@ def plan_import(
     if not entry.is_lossless or opened.crop == "mean" or "dtype" not in stated:
         # What half precision was averaged to is not of half precision.
         stated["dtype"] = "float32"
-    recipe = facts.recipe_of_facts(stated, Imported(layout=layout, release=name, crop=opened.crop))
-    rows = row_rule(recipe, entry.segmentation if entry.rows == "segments" else "", fps)
+    origin = Imported(layout=layout, release=name, crop=opened.crop, segmentation=opened.segmentation)
+    recipe = facts.recipe_of_facts(stated, origin)
+    rows = row_rule(recipe, opened.segmentation, fps)
     entries = _entries(opened, counts or {}, notes)
     if rows.needs_counts and not any(one.num_frames for one in entries):
         msg = (
-            f"a row of {layout} is one of 32 segments, and which frames those are follows from how many the video has: "
-            f"give --counts FILE, with lines NAME,FRAMES, a manifest, or what `vadx ls SET --json` prints"
+            "a row of these files is one of 32 segments, and which frames those are rests on how many the video has: "
+            "give --counts FILE, with lines NAME,FRAMES, a manifest, or what `vadx ls SET --json` prints"
         )
         raise UsageError(msg)
     return ImportPlan(recipe, rows, entries, folder, layout, opened.loses, weights_name, tuple(notes))

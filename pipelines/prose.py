@@ -44,10 +44,12 @@ def _imported(recipe: Recipe) -> str:
         return prose(recipe)
     name = f"imported as {origin.layout} from {origin.release!r}"
     kept = f", crop {origin.crop} alone" if origin.crop else ""
+    kept += f", rows are segments by {origin.segmentation}" if origin.segmentation else ""
     if not recipe.unknown:
         return f"{name}{kept}; made with: {prose(replace(recipe, imported=None))}"
     # Of what was left at its implied value a person learns nothing.
-    bare = {fact: value for fact, value in facts_of(recipe).items() if value not in (None, False, 1, "clip", {})}
+    facts = {fact: value for fact, value in facts_of(recipe).items() if fact not in ("decode", "numerics")}
+    bare = {fact: value for fact, value in facts.items() if value not in (None, False, 1, "clip", {})}
     short = {fact: "network" if fact == "network.name" else fact.rpartition(".")[2] for fact in bare}
     known = ", ".join(f"{short[fact]} {_plain(value)}" for fact, value in bare.items())
     return f"{name}{kept}; known: {known}; the rest is unknown"

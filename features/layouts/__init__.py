@@ -76,7 +76,8 @@ class Imported:
 
     ``known`` are facts of the recipe by their names in `RECIPE_FACTS`: of an export of vadx all that it was told, else
     what is published for the layout. ``unknown`` are the others. ``loses``: what the files do not say. ``crop``: the
-    one crop that an export kept of those that its recipe makes, a number or ``mean``, "" for all.
+    one crop that an export kept of those that its recipe makes, a number or ``mean``, "" for all. ``segmentation``:
+    the rule of `bag_rules.SEGMENTATIONS` under which clips became rows, "" where a row is a clip.
     """
 
     layout: str
@@ -86,6 +87,7 @@ class Imported:
     loses: str
     is_export: bool
     crop: str = ""
+    segmentation: str = ""
 
     def __iter__(self) -> Iterator[Found]:
         """Raises `UsageError`, naming the file, for one that is not what the layout says."""
@@ -275,23 +277,27 @@ def import_layout(name: str, folder: Path) -> Imported:
     if marker is not None and marker.layout != name:
         msg = f"{folder} is an export of the layout {marker.layout}, not {name}; import it as {marker.layout}"
         raise UsageError(msg)
-    known, crop = dict(layout.knows), ""
+    known, crop, segmentation = dict(layout.knows), "", ""
     if marker is not None and marker.recipe:
-        known, crop = _facts_of(marker)
+        known, crop, segmentation = _facts_of(marker)
+    if layout.rows == "segments":
+        segmentation = layout.segmentation
     unknown = tuple(fact for fact in RECIPE_FACTS if fact not in known)
-    return Imported(name, folder, known, unknown, layout.loses, marker is not None, crop)
+    return Imported(name, folder, known, unknown, layout.loses, marker is not None, crop, segmentation)
 
 
-def _facts_of(marker: Marker) -> tuple[dict[str, object], str]:
-    """Give what an export was told of its recipe, and which one crop it holds."""
+def _facts_of(marker: Marker) -> tuple[dict[str, object], str, str]:
+    """Give what an export was told of its recipe, which one crop it holds, and what rows were before it."""
     recipe = Recipe.from_mapping(dict(marker.recipe))
     facts = facts_of(recipe)
-    before = "" if recipe.imported is None else recipe.imported.crop
+    before, segmentation = "", ""
+    if recipe.imported is not None:
+        before, segmentation = recipe.imported.crop, recipe.imported.segmentation
     if marker.crop_order and not marker.crop:
         facts["transform.crop_order"] = marker.crop_order
     if facts.get("transform.crops") == "ten" and {video.num_crops for video in marker.videos} == {5}:
         facts["transform.crops"] = "five"
-    return facts, marker.crop or before
+    return facts, marker.crop or before, segmentation
 
 
 def _compare(seen: list[Seen], marker: Marker) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -43,7 +44,7 @@ def facts_of(recipe: Recipe) -> dict[str, object]:
 
 
 def recipe_of_facts(known: Mapping[str, object], imported: Imported) -> Recipe:
-    """Make a recipe of ``known`` facts; all others are unknown. ``imported`` says whose features they are of.
+    """Make a recipe of ``known`` facts; all others are unknown. ``imported`` says the rest.
 
     Raises
     ------
@@ -63,14 +64,9 @@ def recipe_of_facts(known: Mapping[str, object], imported: Imported) -> Recipe:
     for fact, value in facts.items():
         part, _, name = fact.rpartition(".")
         (mapping[part] if part else mapping)[name] = value
-    mapping["imported"] = {
-        "layout": imported.layout,
-        "release": imported.release,
-        "known": None if set(known) >= set(RECIPE_FACTS) else list(known),
-        "crop": imported.crop,
-    }
+    whole = set(known) >= set(RECIPE_FACTS)
     try:
-        return Recipe.from_mapping(mapping)
+        return replace(Recipe.from_mapping(mapping), imported=replace(imported, known=None if whole else tuple(known)))
     except RecipeError as error:
         stated = ", ".join(f"{fact} {known[fact]!r:.60}" for fact in known)
         msg = f"what is known of these features makes no recipe: {error}. Known are: {stated}"

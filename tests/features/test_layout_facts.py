@@ -26,6 +26,8 @@ def test_a_recipe_that_is_known_whole_comes_back() -> None:
     made = recipe_of_facts(facts, RELEASE)
     assert replace(made, imported=None) == TEN
     assert made.imported == RELEASE
+    kept = replace(RELEASE, crop="mean", segmentation="sultani")
+    assert recipe_of_facts(facts, kept).imported == kept
     assert made.unknown == ()
 
 

@@ -253,7 +253,7 @@ YOUNGER_CHANGES: dict[str, Any] = {
     "transform.mean_cube": "0" * 64,
     "network.temporal": "mean",
     "flow": FLOW_MAPPING,
-    "imported": {"layout": "rtfm", "release": "ucf", "known": ["weights"], "crop": ""},
+    "imported": {"layout": "rtfm", "release": "ucf", "known": ["weights"], "crop": "", "segmentation": ""},
     "noise": {"kind": "wsal", "seed": 0, "span_frames": 32},
 }
 FLOW_CHANGES: dict[str, Any] = {
@@ -536,9 +536,10 @@ def test_imported_features_never_share_a_set_with_computed_ones() -> None:
             replace(IMPORTED, release="xd"),
             replace(IMPORTED, known=("weights",)),
             replace(IMPORTED, crop="3"),
+            replace(IMPORTED, segmentation="sultani"),
         )
     ]
-    assert len({FIRST.digest, imported.digest, *(one.digest for one in others)}) == 7
+    assert len({FIRST.digest, imported.digest, *(one.digest for one in others)}) == 8
     for one in (imported, *others):
         assert Recipe.from_mapping(json.loads(one.canonical_json())) == one
 
@@ -588,3 +589,5 @@ def test_only_a_recipe_that_is_known_whole_can_be_computed() -> None:
         replace(FIRST, imported=IMPORTED).computed()
     with pytest.raises(RecipeError, match="crop mean alone was kept"):
         replace(FIRST, imported=replace(IMPORTED, known=None, crop="mean")).computed()
+    with pytest.raises(RecipeError, match="its rows are segments by sultani"):
+        replace(FIRST, imported=replace(IMPORTED, known=None, segmentation="sultani")).computed()

@@ -118,6 +118,21 @@ def test_imported_features_go_where_others_go(tmp_path: Path, vadx_here: Vadx) -
     assert orders == ["tv", "roc"]
 
 
+def test_segments_are_no_clips_however_often_they_travel(tmp_path: Path, vadx_here: Vadx) -> None:
+    export(vadx_here, tmp_path, "sultani")
+    first = vadx_here("import", "--format", "sultani", "out", "--to", "store", "--name", "c3d")
+    there = ("--format", "wsal", "--manifest", "labels.csv", "--to", "again")
+    assert vadx_here("export", "imported-sultani", "-o", "store", *there).code == 0
+    second = vadx_here("import", "--format", "wsal", "again", "--to", "store")
+    assert second.code == 0, second.err
+    before, after = imported_set(first), imported_set(second)
+    assert after.recipe.imported is not None
+    assert after.recipe.imported.segmentation == "sultani"
+    for identifier, clips in before.items():
+        np.testing.assert_array_equal(after[identifier].values, clips.values)
+        np.testing.assert_array_equal(after[identifier].frames, clips.frames)
+
+
 def test_crops_whose_order_nobody_knows_stay_in_theirs(tmp_path: Path, vadx_here: Vadx) -> None:
     values = random_values(4, 10, DIM)
     for crop in range(10):
