@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import NoInputError, UsageError
 from ..features.expansion import expand_scores
 from ..features.manifest import ManifestEntry, read_manifest
 from ..features.stage_set import StageSet
@@ -19,7 +19,7 @@ from .model_evaluation import EvaluationChoice, choose_videos, evaluate_model
 from .model_folder import read_model
 from .report import Known, ReportChoice, Say, tube_picture, with_files
 from .report_curves import frame_edges
-from .report_page import Fact, FactGroup, Failure, Picture, ReportPage, ScoredCard
+from .report_page import SCORE_CODE, Fact, FactGroup, Failure, Picture, ReportPage, ScoredCard
 from .report_results import result_plots, result_summary, result_tables, video_facts
 from .report_sets import failure_of, flat_facts, plain_text, set_provenance
 from .score_video import end_seconds
@@ -41,7 +41,6 @@ ASSUMED_FPS = 25
 """Frames per second of a video of which nobody said."""
 
 NO_MANIFEST = "No manifest was given, so no truth is shaded and nothing is measured: vadx report --manifest FILE."
-_CODE = "SCORE"
 _CURE = "mend the cause that it names, then: vadx report"
 
 
@@ -84,17 +83,21 @@ def report_on_model(features: FeatureSet, choice: ReportChoice, judged: ModelCho
     UsageError
         if the set is of another recipe, or there is a split without a manifest.
     NoInputError
-        if there is no such manifest, or no video of the split.
+        if there is no such manifest, no video of the split, or none that can be scored.
     StoreError
         if the model or a shard is damaged.
     """
     scored = _unjudged(features, judged) if choice.manifest is None else _judged(features, choice.manifest, judged, say)
+    if not scored.videos:
+        first = next(iter(scored.failed.values()), f"{features.name} holds none")
+        msg = f"no video could be scored; the first: {first}"
+        raise NoInputError(msg)
     known = with_files([one.id for one in scored.videos], scored.entries, choice)
     evaluation, model = scored.evaluation, scored.model
     name = judged.folder.resolve().name
     lead = f"What the {model.which} network of the model {name} says of {len(scored.videos)} videos"
     failures = [
-        Failure(name, _CODE, "it could not be scored", message, _CURE) for name, message in scored.failed.items()
+        Failure(name, SCORE_CODE, "it could not be scored", message, _CURE) for name, message in scored.failed.items()
     ]
     return ReportPage(
         title=f"{model.facts['method']} on {features.name}",

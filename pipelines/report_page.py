@@ -179,9 +179,13 @@ class ScoredCard:
             raise ValueError(msg)
 
 
+SCORE_CODE = "SCORE"
+"""The code of a video that is stored and could not be scored."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A video of which nothing is stored: a code of `vadx.errors.CODES`, what was seen, and what helps."""
+    """What is missing of a video: a code of `vadx.errors.CODES` or `SCORE_CODE`, what was seen, and what helps."""
 
     id: str
     code: str

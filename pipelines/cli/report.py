@@ -60,6 +60,7 @@ def report(ctx: click.Context, /, **options: Any) -> int:
     from ..config import check_context
     from ..model_folder import MODEL_JSON
     from ..report import ReportChoice, report_on_set, write_report
+    from ..report_page import SCORE_CODE
     from .extract import say
 
     check_context(ctx)
@@ -75,7 +76,8 @@ def report(ctx: click.Context, /, **options: Any) -> int:
         _refuse(ctx, name)
         page = report_on_set(open_any_set(name, options["store"]), choice, tell)
     _tell(out, page, write_report(out, page), as_json=options["as_json"], quiet=quiet)
-    return 0
+    # What failed when the set was made is told in the page, and was told then.
+    return 3 if any(one.code == SCORE_CODE for one in page.failures) else 0
 
 
 def _refuse(ctx: click.Context, name: str) -> None:
@@ -135,6 +137,7 @@ def _tube_sets(model: Model, name: str | None, store: Path) -> TubeSets | None:
 
 def _tell(out: Path, page: ReportPage, size: int, *, as_json: bool, quiet: bool) -> None:
     from ..progress import printable
+    from ..report_page import SCORE_CODE
     from .extract import say
 
     if as_json:
@@ -151,5 +154,8 @@ def _tell(out: Path, page: ReportPage, size: int, *, as_json: bool, quiet: bool)
     if not quiet:
         for note in page.notes:
             say(note)
+        for one in page.failures:
+            if one.code == SCORE_CODE:
+                say(f"error[{one.code}] {one.evidence}")
         say(f"{human_bytes(size)}; open it in a browser, from where it lies:")
     click.echo(printable(str(out)))

@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 
 from support import Ran, make_video
-from vadx.errors import CODES
+from vadx.errors import CODES, UsageError
 from vadx.features.bag_file import LABELS
 from vadx.features.manifest import ManifestEntry
 from vadx.features.shard_set import FailureRecord
+from vadx.features.timeline import ClipFeatures
+from vadx.pipelines.model_folder import Model
 from vadx.pipelines.report import Known
 from vadx.pipelines.report_models import scored_card
 from vadx.pipelines.report_page import ReportPage, ScoredCard, render
 from vadx.pipelines.report_sets import duration_histogram, failure_of, flat_facts
 from vadx.pipelines.report_sources import Sources, find_sources, relative_url
-from vadx.pipelines.scoring import ScoredVideo
+from vadx.pipelines.scoring import ScoredVideo, score_clips
 
 from .import_samples import rtfm_release
 from .scoring_samples import make_clips
@@ -133,6 +135,33 @@ def test_options_of_models_and_sets_that_are_not_there_are_refused(vadx_here: VA
         ran = vadx_here(*arguments)
         assert ran.code == 2
         assert told in ran.err
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_video_that_cannot_be_scored_is_a_failure_and_none_is_no_report(
+    tmp_path: Path, vadx_here: VADX, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert vadx_here(*TRAIN, "--to", "model").code == 0
+
+    def failing(model: Model, clips: ClipFeatures, identifier: str) -> ScoredVideo:
+        if identifier.startswith(refused):
+            msg = f"{identifier}: it has no segment"
+            raise UsageError(msg)
+        return score_clips(model, clips, identifier)
+
+    monkeypatch.setattr("vadx.pipelines.report_models.score_clips", failing)
+    refused = "Normal/Normal_2"
+    ran = vadx_here("report", "model", "--store", "store")
+    assert ran.code == 3
+    assert "error[SCORE] Normal/Normal_2: it has no segment" in ran.err
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('<details class="video"') == 3
+    assert "(<bdi>Normal/Normal_2: it has no segment</bdi>)" in page
+    refused = ""
+    nothing = vadx_here("report", "model", "--store", "store", "-o", "none.html")
+    assert nothing.code == 5
+    assert "no video could be scored; the first: Abuse/Abuse 01#%: it has no segment" in nothing.err
+    assert not (tmp_path / "none.html").exists()
 
 
 def card_of(entry: ManifestEntry, **changes: Any) -> ScoredCard:
