@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ...features.stage_set import StageSet
     from ...features.store import FeatureSet, Store
     from ..inputs import Inputs
+    from ..run import Process
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -72,6 +74,44 @@ def run_options(*, force: str, verbose: str) -> Callable[[F], F]:
         return function
 
     return add
+
+
+def worker_options(function: F) -> F:
+    """Add where a run's videos are worked on."""
+    for option in (
+        click.option("--insecure-scheduler", is_flag=True, help="Allow a --scheduler beyond this machine without TLS."),
+        click.option(
+            "--scheduler", metavar="ADDRESS", help="Work on the workers of a Dask scheduler, tcp://HOST:PORT."
+        ),
+        click.option("--workers", type=click.IntRange(1, 256), help="Work in so many processes, each with its GPU."),
+    ):
+        function = option(function)
+    return function
+
+
+@contextmanager
+def opened_workers(options: dict[str, Any], unit: Process, device: str) -> Iterator[Process | None]:
+    """Start or reach the workers that `worker_options` ask for; None where all is done in this process.
+
+    Raises
+    ------
+    UsageError, ClusterError
+        as `cluster.local_workers` and `cluster.scheduler_workers`.
+    """
+    from ..cluster import local_workers, scheduler_workers, visible_gpus
+
+    if options["workers"] is not None and options["scheduler"] is not None:
+        msg = "--workers starts workers here, --scheduler names some that run: give one of them"
+        raise UsageError(msg)
+    if options["workers"] is not None:
+        gpus = visible_gpus() if device.startswith("cuda") else []
+        with local_workers(options["workers"], unit, gpus=gpus) as workers:
+            yield workers
+    elif options["scheduler"] is not None:
+        with scheduler_workers(options["scheduler"], unit, insecure=options["insecure_scheduler"]) as workers:
+            yield workers
+    else:
+        yield None
 
 
 def run_limits(options: dict[str, Any]) -> dict[str, Any]:

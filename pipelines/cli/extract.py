@@ -11,7 +11,7 @@ import rich_click as click
 from ...errors import UsageError, VadxError
 from ...extract.engines import ENGINES, PREFERENCE
 from ...features import recipe as recipes
-from .common import DEFAULT_STORE, find_part, run_limits, run_options
+from .common import DEFAULT_STORE, find_part, opened_workers, run_limits, run_options, worker_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     help="Processes that decode, a video each; 0 does everything here, step by step.  [default: by device and cores]",
 )
 @click.option("--show-pred", is_flag=True, help="Print each video's five likeliest classes.")
+@worker_options
 @run_options(force="Do every video again, and replace its shard.", verbose="Print a line for every video.")
 @click.pass_context
 def extract(ctx: click.Context, /, **options: Any) -> int:
@@ -177,7 +178,7 @@ def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any], *, names_set: b
 
 def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any], limits: dict[str, Any]) -> int:
     from ...features.store import Store
-    from ..extraction import Effort
+    from ..extraction import Effort, process_videos
     from ..job import make_job
     from ..progress import make_display
     from ..run import run_videos, start_runs
@@ -200,16 +201,18 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any], limi
     num_decoders = decoders_of(options, plans)
     effort = Effort()
     try:
-        reason = run_videos(
-            found.entries,
-            found.colliding,
-            runs,
-            display=display,
-            **limits,
-            num_decoders=num_decoders,
-            effort=effort,
-            emit=emit,
-        )
+        with opened_workers(options, process_videos, jobs[0].device) as workers:
+            reason = run_videos(
+                found.entries,
+                found.colliding,
+                runs,
+                display=display,
+                **limits,
+                num_decoders=num_decoders,
+                effort=effort,
+                emit=emit,
+                process=workers,
+            )
     except VadxError:
         if talks:
             for run in runs:
@@ -228,7 +231,9 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any], limi
                 _show_predictions(plan, run)
         for run in runs:
             report(run)
-        advise(effort, jobs[0], num_decoders)
+        if options["workers"] is None and options["scheduler"] is None:
+            # What other processes waited for, they keep to themselves.
+            advise(effort, jobs[0], num_decoders)
     return 3 if any(run.tally.failed for run in runs) else 0
 
 

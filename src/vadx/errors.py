@@ -13,6 +13,7 @@ Each class is also the builtin that fits it, so code that knows nothing of vadx 
     │   └── ShardError                          one shard is not what it claims to be
     ├── WeightsError        (LookupError)       weights are missing, wrong or refused
     ├── ResourceError       (MemoryError)       the machine has too little memory for a batch
+    ├── ClusterError        (ConnectionError)   the scheduler, or all of its workers, are gone
     └── Stopped             (KeyboardInterrupt) a signal asked the run to end
 
 `process_video` turns `VideoError` and `FeatureError` into a failed outcome of one video; the others end
@@ -109,6 +110,10 @@ CODES: Mapping[str, CodeInfo] = MappingProxyType(
         "FEATURES_UNREADABLE": CodeInfo(
             "its file of features is damaged, or not what the layout says",
             "copy it again, or check which layout its folder has, then repeat the same command",
+        ),
+        "WORKER_LOST": CodeInfo(
+            "the worker that was at it ended, each time it was tried",
+            "look at the workers' logs, then repeat the same command", retriable=True,
         ),
         "KEY_COLLISION": CodeInfo("another video has the same id", "rename one of them, or give --root"),
         "FEATURE_NONFINITE": CodeInfo(
@@ -212,6 +217,15 @@ class ResourceError(VadxError, MemoryError):
     """The machine has too little memory for a batch, or for another process. Every video would meet it."""
 
     exit_code = 6
+
+
+class ClusterError(VadxError, ConnectionError):
+    """The scheduler, or every worker, is gone or cannot be started. The same command resumes."""
+
+    exit_code = 6
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class Stopped(VadxError, KeyboardInterrupt):
