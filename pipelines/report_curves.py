@@ -1,4 +1,4 @@
-"""Curves over a video's time, small enough for a page: steps, points that keep every peak, and the same as a table."""
+"""A curve over a video's time as a page shows it: the points of a line, and the same as a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .tube_sheet import clock_text
+from .curves import clock_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,40 +59,6 @@ def frame_edges(starts: NDArray[np.float64], end: float) -> NDArray[np.float64]:
     gap = (rising[-1] - rising[0]) / (len(starts) - 1) if len(starts) > 1 else 0.0
     edges: NDArray[np.float64] = np.append(rising, end if end > rising[-1] else rising[-1] + (gap or 1.0))
     return edges
-
-
-def step_curve(
-    values: NDArray[np.float32], seconds: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give times and values of the corners of the line that stays at a frame's value until the next frame."""
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(values)) + 1])
-    stops = np.concatenate([starts[1:], [len(values)]])
-    times = np.stack([seconds[starts], seconds[stops]], axis=1).reshape(-1)
-    return times, np.repeat(values[starts].astype(np.float64), 2)
-
-
-def downsample(
-    times: NDArray[np.float64], values: NDArray[np.float64], max_points: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Keep of equal parts the lowest and the highest point, in order, and both ends: no peak is lost.
-
-    Raises
-    ------
-    ValueError
-        if fewer than four points are asked for.
-    """
-    if max_points < 4:
-        msg = f"a curve is made of 4 points or more; got {max_points}"
-        raise ValueError(msg)
-    if len(times) <= max_points:
-        return times, values
-    keep = {0, len(times) - 1}
-    edges = np.linspace(0, len(times), (max_points - 2) // 2 + 1).astype(np.int64)
-    for start, stop in itertools.pairwise(edges):
-        part = values[start:stop]
-        keep |= {int(start + part.argmin()), int(start + part.argmax())}
-    places = sorted(keep)
-    return times[places], values[places]
 
 
 def points_text(times: NDArray[np.float64], values: NDArray[np.float64], duration: float) -> str:

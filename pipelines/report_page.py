@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import templates
-from .report_curves import Curve, TimeTable, downsample, points_text, seconds_text, step_curve, time_table
-from .tube_sheet import clock_text
+from .curves import clock_text, downsample, step_curve, time_ticks
+from .report_curves import Curve, TimeTable, points_text, seconds_text, time_table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -338,15 +337,10 @@ def _per_mille(value: float, duration: float) -> str:
     return f"{1000 * value / duration:.1f}"
 
 
-_STEPS_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400)
-
-
 def _ticks(start: float, duration: float) -> tuple[tuple[str, str], ...]:
     """Give (per cent of the width, time) of at most seven round times, none so near the end that it would be cut."""
-    step = next((step for step in _STEPS_SECONDS if duration / step <= 6), duration / 4)
-    first = math.ceil(start / step - 1e-9)
-    times = step * np.arange(first, (start + 0.97 * duration) / step)
-    return tuple((f"{100 * (t - start) / duration:.2f}", clock_text(float(t)).removesuffix(".0")) for t in times)
+    shares = [((time - start) / duration, label) for time, label in time_ticks(start, start + duration, 7)]
+    return tuple((f"{100 * share:.2f}", label) for share, label in shares if share < 0.97)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

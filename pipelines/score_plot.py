@@ -11,8 +11,9 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from ..errors import UsageError
+from .curves import downsample, step_curve, time_ticks
 from .drawing import PALETTE, Colour, text_font
-from .score_video import clock, end_seconds, highest
+from .score_video import end_seconds, highest
 from .tube_pictures import disk_errors, publishing
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ _SECOND_CURVE = PALETTE["bluish green"]
 _THRESHOLD = PALETTE["vermilion"]
 _SUPERSAMPLING = 2
 _MAX_TICKS = 9
-_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200)
 
 _OTHER_CURVES: Mapping[str, str] = MappingProxyType({"frame_activation": "T-CAM"})
 """What else of `ScoredVideo.more` is drawn where a method gives it, and what it is called."""
@@ -47,23 +47,11 @@ def curve_points(
     """Give the line that shows scores, ``(point, 2)``: the share of the video's time in [0, 1], and the score.
 
     ``times (num_frames + 1,)`` are those of the frames and of the end; a frame's score lasts until the next frame.
-    Where there are more points than columns can show, a column gets its first, lowest, highest and last: no peak is
-    lost.
+    There are at most four points for each of ``num_columns``, and no peak is lost.
     """
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(frame_scores)) + 1])
-    stops = np.append(starts[1:], len(frame_scores))
-    ascending = np.maximum.accumulate(times)
-    shares = (ascending - ascending[0]) / max(ascending[-1] - ascending[0], 1e-9)
-    x = np.stack([shares[starts], shares[stops]], axis=1).ravel()
-    y = np.repeat(frame_scores[starts].astype(np.float64), 2)
-    if len(x) <= 4 * num_columns:
-        return np.stack([x, y], axis=1)
-    columns = np.minimum((x * num_columns).astype(np.int64), num_columns - 1)
-    first = np.concatenate([[0], np.flatnonzero(np.diff(columns)) + 1])
-    last = np.append(first[1:], len(x)) - 1
-    values = [y[first], np.minimum.reduceat(y, first), np.maximum.reduceat(y, first), y[last]]
-    middles = (columns[first] + 0.5) / num_columns
-    return np.stack([np.repeat(middles, 4), np.stack(values, axis=1).ravel()], axis=1)
+    rising = np.maximum.accumulate(times)
+    shares = (rising - rising[0]) / max(rising[-1] - rising[0], 1e-9)
+    return np.stack(downsample(*step_curve(frame_scores, shares), 4 * num_columns), axis=1)
 
 
 class _Canvas(Protocol):
@@ -198,7 +186,7 @@ def _draw(canvas: _Canvas, video: ScoredVideo, intervals: Sequence[Interval], th
     for score in (0, 0.25, 0.5, 0.75, 1):
         canvas.line([(_LEFT, y(score)), (_RIGHT, y(score))], _GRID, 1)
         canvas.text(_LEFT - 6, y(score) + 4, f"{score:g}", _PALE_INK, _TEXT, "end")
-    for time, label in time_ticks(begin, end) if video.is_timed else frame_ticks(video.num_frames):
+    for time, label in time_ticks(begin, end, _MAX_TICKS) if video.is_timed else frame_ticks(video.num_frames):
         canvas.line([(x_of(time), _BOTTOM), (x_of(time), _BOTTOM + 5)], _PALE_INK, 1)
         canvas.text(x_of(time), _BOTTOM + 20, label, _PALE_INK, _TEXT, "middle")
     canvas.line([(_LEFT, y(threshold)), (_RIGHT, y(threshold))], _THRESHOLD, 1, dashed=True)
@@ -218,15 +206,6 @@ def _draw(canvas: _Canvas, video: ScoredVideo, intervals: Sequence[Interval], th
     canvas.text(_RIGHT, 294, caption, _PALE_INK, _TEXT, "end")
 
 
-def time_ticks(begin: float, end: float) -> list[tuple[float, str]]:
-    """Give round times in ``[begin, end]`` for an axis, at most nine, with what stands there."""
-    step = next((step for step in _STEPS if (end - begin) / step <= _MAX_TICKS - 1), 86400.0)
-    first, last = int(np.ceil(begin / step - 1e-9)), int(np.floor(end / step + 1e-9))
-    long = end >= 3600
-    stride = max(1, -(-(last - first + 1) // _MAX_TICKS))
-    return [(number * step, _tick_label(number * step, step, long=long)) for number in range(first, last + 1, stride)]
-
-
 def frame_ticks(num_frames: int) -> list[tuple[float, str]]:
     """Give round numbers of frames for an axis, at most nine, with what stands there."""
     step = next(
@@ -236,9 +215,3 @@ def frame_ticks(num_frames: int) -> list[tuple[float, str]]:
         if num_frames / step <= _MAX_TICKS - 1
     )
     return [(float(number), f"{number}") for number in range(0, num_frames + 1, step)]
-
-
-def _tick_label(seconds: float, step: float, *, long: bool) -> str:
-    text = clock(seconds)
-    text = text if step < 1 else text[:-2]
-    return text if long else text.replace("0:", "", 1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
+from .curves import clock_text
 from .methods.align import connected_spans
 from .scoring import as_mapping
 from .tube_pictures import disk_errors, publishing
@@ -71,15 +72,8 @@ def end_seconds(video: ScoredVideo) -> float:
     return float(times[-1] + (times[-1] - times[0]) / max(1, len(times) - 1))
 
 
-def clock(seconds: float) -> str:
-    """Give a time as h:mm:ss.s."""
-    tenths = round(abs(seconds) * 10)
-    sign = "-" if seconds < 0 and tenths else ""
-    return f"{sign}{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}.{tenths % 10}"
-
-
 def _when(frame: int, seconds: float | None) -> str:
-    return f"frame {frame}" if seconds is None else clock(seconds)
+    return f"frame {frame}" if seconds is None else clock_text(seconds)
 
 
 def highest(video: ScoredVideo) -> str:
@@ -93,7 +87,7 @@ def video_lines(video: ScoredVideo, intervals: Sequence[Interval], threshold: fl
     """Say in a few lines what a model found in a video: the intervals ``top`` of highest peak, in time's order."""
     length = f"{video.num_frames} frames"
     if video.is_timed:
-        length = clock(end_seconds(video) - float(video.frame_seconds[0]))
+        length = clock_text(end_seconds(video) - float(video.frame_seconds[0]))
     head = f"{video.id}: {length} long, {highest(video)}"
     head += "" if video.video is None else f", video {video.video:.3f}"
     if video.classes:

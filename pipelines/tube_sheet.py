@@ -12,6 +12,7 @@ import numpy as np
 
 from ..detectors.coco_names import COCO_NAMES
 from ..errors import UsageError
+from .curves import clock_text
 from .drawing import (
     EDGE,
     PALETTE,
@@ -352,14 +353,6 @@ class _Times:
         if last is None:
             return None
         return last - begin + (self._only_gap_seconds if before is None else last - before)
-
-
-def clock_text(seconds: float) -> str:
-    """Write a time as ``1:02:03.4``, hours only if there are any."""
-    tenths = round(abs(seconds) * 10)
-    hours, minutes, rest = tenths // 36000, tenths // 600 % 60, tenths % 600 / 10
-    sign = "-" if seconds < 0 and tenths else ""
-    return sign + (f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}")
 
 
 def _span(tube: Tube) -> tuple[int, int]:

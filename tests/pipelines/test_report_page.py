@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from support import REPOSITORY
-from vadx.pipelines.report_curves import downsample, frame_edges, seconds_text, step_curve, time_table
+from vadx.pipelines.report_curves import frame_edges, seconds_text, time_table
 from vadx.pipelines.report_page import (
     Fact,
     FactGroup,
@@ -151,28 +151,6 @@ def test_what_a_curve_shows_stands_in_a_table_too() -> None:
     ]
     many = time_table(np.linspace(0, 1, 1000, dtype=np.float32), np.arange(1001) / 25, None, 40)
     assert (many.whole, len(many.rows), many.rows[0].truth, many.rows[-1].highest) == (False, 40, "not known", "1.000")
-
-
-def test_a_step_curve_stays_until_the_next_frame() -> None:
-    times, values = step_curve(np.array([0.0, 0.0, 1.0], np.float32), np.array([0.0, 1.0, 2.0, 3.0]))
-    assert times.tolist() == [0, 2, 2, 3]
-    assert values.tolist() == [0, 0, 1, 1]
-
-
-def test_downsampling_keeps_every_peak_and_both_ends() -> None:
-    values = np.random.default_rng(0).random(54_321)
-    values[[7, 30_000]] = 2.0, -1.0
-    times = np.arange(54_321) / 25
-    kept_times, kept = downsample(times, values, 1000)
-    assert len(kept) <= 1000
-    assert (kept.max(), kept.min()) == (2.0, -1.0)
-    assert (kept_times[0], kept_times[-1]) == (times[0], times[-1])
-    assert (np.diff(kept_times) > 0).all()
-    assert set(kept) <= set(values)
-    # Each of the parts keeps its own highest, so that a line is nowhere lower than the curve within a part.
-    for part in np.array_split(np.arange(54_321), 100):
-        inside = (kept_times >= times[part[0]]) & (kept_times <= times[part[-1]])
-        assert kept[inside].max() >= np.sort(values[part])[-10]
 
 
 def test_times_never_fall_and_the_last_frame_is_shown() -> None:

@@ -26,7 +26,6 @@ from vadx.pipelines.tube_sheet import (
     TILE_HEIGHT,
     TILE_WIDTH,
     TubeSheet,
-    clock_text,
     contact_sheet,
     crop_around,
     shot_frames,
@@ -69,12 +68,6 @@ def test_shots_are_evenly_spaced_from_first_to_last() -> None:
     assert shot_frames(10, 11, 6) == (10,)
     assert shot_frames(10, 21, 1) == (15,)
     assert shot_frames(0, 7, 3) == (0, 3, 6)
-
-
-def test_times_are_written_for_people() -> None:
-    assert [clock_text(s) for s in (0, 7.04, 59.96, 3599.96, 36000, -1.5, -0.01)] == [
-        *("0:00.0", "0:07.0", "1:00.0", "1:00:00.0", "10:00:00.0", "-0:01.5", "0:00.0"),
-    ]
 
 
 def test_a_page_has_a_row_a_tube_and_a_column_a_shot(monkeypatch: pytest.MonkeyPatch) -> None:
