@@ -16,7 +16,7 @@ import rich_click as click
 from click.core import ParameterSource
 
 from ...errors import UsageError
-from ..methods import METHODS, PAPER, find_method
+from ..methods import METHODS, PAPER, ChoiceError, find_method
 
 if TYPE_CHECKING:
     from ..methods import MethodSpec
@@ -135,14 +135,15 @@ def choices_of(spec: MethodSpec) -> dict[str, dict[str, str]]:
     return found
 
 
-def _refused_for(settings_class: Any, name: str) -> list[str]:
-    """Ask the settings themselves: what they refuse they say the choices of (`methods.check_choices`)."""
+def _refused_for(settings_class: Any, name: str) -> tuple[str, ...]:
+    """Ask the settings themselves: what they refuse they say the choices of."""
     try:
         settings_class(**{name: ""})
-    except UsageError as error:
-        words = re.fullmatch(rf"{name} is ''; give one of: (.+)", str(error))
-        return words[1].split(", ") if words else []
-    return []
+    except ChoiceError as error:
+        return error.allowed
+    except UsageError:
+        return ()
+    return ()
 
 
 def describe(spec: MethodSpec) -> str:

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-__all__ = ["METHODS", "Batch", "Losses", "Method", "MethodSpec", "Scores", "Settings", "check_choices", "find_method"]
+__all__ = [
+    "METHODS",
+    "Batch",
+    "ChoiceError",
+    "Losses",
+    "Method",
+    "MethodSpec",
+    "Scores",
+    "Settings",
+    "check_choices",
+    "find_method",
+]
 
 PAPER = "paper"
 """The variant that changes nothing: a method's settings as their defaults have them."""
@@ -205,12 +216,20 @@ class MethodSpec:
         return method(method.settings_class(**{**differences, **changes}))
 
 
+class ChoiceError(UsageError):
+    """A setting is none of its choices, which are ``allowed``."""
+
+    def __init__(self, message: str, allowed: Collection[str] = ()) -> None:
+        super().__init__(message)
+        self.allowed = tuple(allowed)
+
+
 def check_choices(settings: object, choices: Mapping[str, Collection[str]]) -> None:
-    """Raise `UsageError` if a setting is not one of its choices."""
+    """Raise `ChoiceError` if a setting is not one of its choices."""
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:
             msg = f"{name} is {getattr(settings, name)!r}; give one of: {', '.join(allowed)}"
-            raise UsageError(msg)
+            raise ChoiceError(msg, allowed)
 
 
 METHODS: Mapping[str, MethodSpec] = MappingProxyType(
