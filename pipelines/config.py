@@ -45,6 +45,31 @@ def settings_file() -> Path | None:
     return None
 
 
+CLUSTER = "cluster"
+"""The table of tables that describe clusters: no command."""
+
+
+def _tables(path: Path, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = raw.get("tool", {}).get("vadx", {}) if path.name == "pyproject.toml" else raw
+    return found
+
+
+def cluster_tables() -> tuple[Path, dict[str, Any]]:
+    """Give the settings file, and its tables ``[cluster.NAME]`` by name.
+
+    Raises
+    ------
+    UsageError
+        if there is no settings file, or it is not TOML.
+    """
+    path = settings_file()
+    if path is None:
+        msg = "there is no vadx.toml here to describe a cluster: write one with [cluster.NAME], partition, gpus, time"
+        raise UsageError(msg)
+    found = _tables(path, _read(path)).get(CLUSTER, {})
+    return path, found if isinstance(found, dict) else {}
+
+
 def default_map(commands: Iterable[str]) -> dict[str, Any]:
     """Give click's default map: command -> option -> value.
 
@@ -57,7 +82,7 @@ def default_map(commands: Iterable[str]) -> dict[str, Any]:
     if path is None:
         return {}
     raw = _read(path)
-    settings = raw.get("tool", {}).get("vadx", {}) if path.name == "pyproject.toml" else raw
+    settings = {name: table for name, table in _tables(path, raw).items() if name != CLUSTER}
     known = set(commands)
     for name, table in settings.items():
         if name not in known or not isinstance(table, dict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from ..policy import FailureLimit, parse_bytes, parse_duration, parse_failure_li
 if TYPE_CHECKING:
     from ...features.stage_set import StageSet
     from ...features.store import FeatureSet, Store
+    from ..cluster import DaskWorkers
     from ..inputs import Inputs
     from ..run import Process
 
@@ -80,6 +81,7 @@ def worker_options(function: F) -> F:
     """Add where a run's videos are worked on."""
     for option in (
         click.option("--insecure-scheduler", is_flag=True, help="Allow a --scheduler beyond this machine without TLS."),
+        click.option("--cluster", metavar="NAME", help="Work on SLURM's nodes, as [cluster.NAME] in vadx.toml says."),
         click.option(
             "--scheduler", metavar="ADDRESS", help="Work on the workers of a Dask scheduler, tcp://HOST:PORT."
         ),
@@ -90,28 +92,40 @@ def worker_options(function: F) -> F:
 
 
 @contextmanager
-def opened_workers(options: dict[str, Any], unit: Process, device: str) -> Iterator[Process | None]:
+def opened_workers(options: dict[str, Any], unit: Process, device: str, num_videos: int) -> Iterator[Process | None]:
     """Start or reach the workers that `worker_options` ask for; None where all is done in this process.
 
     Raises
     ------
     UsageError, ClusterError
-        as `cluster.local_workers` and `cluster.scheduler_workers`.
+        as `cluster.local_workers`, `cluster.scheduler_workers` and `slurm_workers.slurm_workers`.
     """
+    named = [f"--{name}" for name in ("workers", "scheduler", "cluster") if options[name] is not None]
+    if len(named) > 1:
+        msg = f"{' and '.join(named)} each say where to work: give one of them"
+        raise UsageError(msg)
+    if not named:
+        yield None
+        return
+    with _workers(options, unit, device, num_videos) as workers:
+        yield workers
+
+
+def _workers(
+    options: dict[str, Any], unit: Process, device: str, num_videos: int
+) -> AbstractContextManager[DaskWorkers]:
     from ..cluster import local_workers, scheduler_workers, visible_gpus
 
-    if options["workers"] is not None and options["scheduler"] is not None:
-        msg = "--workers starts workers here, --scheduler names some that run: give one of them"
-        raise UsageError(msg)
     if options["workers"] is not None:
         gpus = visible_gpus() if device.startswith("cuda") else []
-        with local_workers(options["workers"], unit, gpus=gpus) as workers:
-            yield workers
-    elif options["scheduler"] is not None:
-        with scheduler_workers(options["scheduler"], unit, insecure=options["insecure_scheduler"]) as workers:
-            yield workers
-    else:
-        yield None
+        return local_workers(options["workers"], unit, gpus=gpus)
+    if options["scheduler"] is not None:
+        return scheduler_workers(options["scheduler"], unit, insecure=options["insecure_scheduler"])
+    from ..config import cluster_tables
+    from ..slurm_workers import cluster_settings, slurm_workers
+
+    path, tables = cluster_tables()
+    return slurm_workers(cluster_settings(path, options["cluster"], tables), unit, num_videos)
 
 
 def run_limits(options: dict[str, Any]) -> dict[str, Any]:

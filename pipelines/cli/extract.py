@@ -201,7 +201,7 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any], limi
     num_decoders = decoders_of(options, plans)
     effort = Effort()
     try:
-        with opened_workers(options, process_videos, jobs[0].device) as workers:
+        with opened_workers(options, process_videos, jobs[0].device, len(found.entries)) as workers:
             reason = run_videos(
                 found.entries,
                 found.colliding,
@@ -231,7 +231,7 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any], limi
                 _show_predictions(plan, run)
         for run in runs:
             report(run)
-        if options["workers"] is None and options["scheduler"] is None:
+        if not any(options[name] for name in ("workers", "scheduler", "cluster")):
             # What other processes waited for, they keep to themselves.
             advise(effort, jobs[0], num_decoders)
     return 3 if any(run.tally.failed for run in runs) else 0
