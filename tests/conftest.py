@@ -233,3 +233,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_power_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what only a loss of power could tell, for tests that write many files."""
+    monkeypatch.setattr("os.fsync", lambda _descriptor: None)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from vadx.features.frame_truth import CLIP_COUNTS
+from vadx.features.frame_truth import CLIP_COUNTS, TARGETS
+from vadx.features.layouts import OWN, export_layout, find_layout
 from vadx.features.manifest import Manifest, ManifestEntry
 from vadx.features.timeline import ClipFeatures, VideoFacts
 
@@ -39,6 +43,9 @@ SHT: Sequence[Row] = (
 )
 
 
+ROWS: Mapping[str, Sequence[Row]] = {"ucf-crime": UCF, "xd-violence": XD, "shanghaitech": SHT, "lad": UCF, OWN: UCF}
+
+
 def manifest_of(rows: Sequence[Row]) -> Manifest:
     entries = []
     for identifier, label, split, spans, num_frames in rows:
@@ -66,3 +73,32 @@ def features_of(
             facts=VideoFacts(fps=25.0, num_frames_decoded=num_frames, width=320, height=240),
         )
     return dict(sorted(found.items()))
+
+
+def changed(rows: Sequence[Row], at: int, **values: Any) -> Manifest:
+    entries = list(manifest_of(rows))
+    entries[at] = replace(entries[at], **values)
+    return Manifest(tuple(entries))
+
+
+def setting(name: str, data_set: str, *, tail: str = "") -> tuple[Manifest, Mapping[str, ClipFeatures], dict[str, Any]]:
+    """Give a data set whose features fit a target, and what its export needs beside them."""
+    layout, files = find_layout(name, data_set)
+    rows = ROWS[data_set]
+    target = TARGETS.get(files.target or "")
+    rule = tail or (target.clip_count if target else None) or files.at_most or "ceil"
+    nums = layout.family.crops.get(data_set, layout.family.crops[OWN]).nums
+    features = features_of(rows, tail=rule, num_crops=nums[0] if nums else 3)
+    # As OpenCV would count them, were every header right.
+    counts = {row[0]: row[4] for row in rows} if target and target.frames != "decoded" else None
+    return manifest_of(rows), features, {"data_set": data_set, "counts": counts}
+
+
+def exported(folder: Path, name: str, data_set: str = OWN, **more: Any) -> Mapping[str, ClipFeatures]:
+    manifest, features, options = setting(name, data_set)
+    export_layout(name, manifest, features, folder, **{**options, **more})
+    return features
+
+
+def lines_of(path: Path) -> list[str]:
+    return path.read_text().splitlines()

@@ -26,10 +26,7 @@ from .layout_samples import UCF, features_of, manifest_of
 MANIFEST = manifest_of(UCF)
 
 
-@pytest.fixture(autouse=True)
-def _no_power_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what only a loss of power could tell."""
-    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_power_loss")
 
 
 def export(name: str, folder: Path, **more: Any) -> Mapping[str, ClipFeatures]:

@@ -16,11 +16,7 @@ import pytest
 
 from .import_samples import DIM, Vadx, imported_set, random_values, rtfm_release, save
 
-
-@pytest.fixture(autouse=True)
-def _no_power_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what only a loss of power could tell."""
-    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_power_loss")
 
 
 class Bomb:

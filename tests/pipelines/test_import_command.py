@@ -26,10 +26,7 @@ ONE_A_FAMILY = ("npy", "sultani", "ekosman", "rtfm", "xdviodet", "wsal", "gcn", 
 """A layout for each way in which releases are read."""
 
 
-@pytest.fixture(autouse=True)
-def _no_power_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what only a loss of power could tell."""
-    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_power_loss")
 
 
 # ---- every layout ----

@@ -17,11 +17,7 @@ from vadx.features.store import Store
 
 from .import_samples import DIM, Vadx, export, imported_set, make_set, random_values, rtfm_release, save
 
-
-@pytest.fixture(autouse=True)
-def _no_power_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what only a loss of power could tell."""
-    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_power_loss")
 
 
 # ---- what is stated ----
