@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from support import PLUGINS, SERIAL, Ran, make_video
+from vadx.features.store import FeatureSet
 
 from .forking import TINY, ForkServer
+from .training_store import make_store, manifest_text
 
 Vadx = Callable[..., Ran]
 
@@ -65,3 +67,16 @@ def store(tmp_path: Path, six_videos: Path, vadx_here: Vadx) -> Path:
 def own_videos(tmp_path: Path, six_videos: Path) -> Path:
     """Copy the six videos, for tests that change them."""
     return shutil.copytree(six_videos, tmp_path / "videos")
+
+
+@pytest.fixture(scope="session")
+def training_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the feature set to train on once, for `tiny` to copy."""
+    return make_store(tmp_path_factory.mktemp("training") / "vadx-store").path
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, training_set: Path) -> FeatureSet:
+    """Make ``vadx-store`` and ``labels.csv`` where the command line runs."""
+    (tmp_path / "labels.csv").write_text(manifest_text())
+    return FeatureSet(shutil.copytree(training_set, tmp_path / "vadx-store" / training_set.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,7 @@ from vadx.features.box_truth import BoxTruth
 from vadx.features.manifest import read_manifest
 from vadx.features.stage_set import StageSet
 from vadx.features.store import Store
+from vadx.pipelines.cli import run as run_cli
 from vadx.pipelines.model_folder import read_model
 from vadx.pipelines.tube_evaluation import TubeSets, judge_tubes
 from vadx.pipelines.tube_scoring import score_tubes
@@ -36,32 +38,38 @@ n,0,,
 EVAL = ("eval", "model", "--manifest", "list.csv", "--store", "store", "--bootstrap", "0")
 
 
-@pytest.fixture
-def folder(tmp_path: Path, vadx_here: Vadx) -> Path:
-    """Give a folder with the tubes and features of three videos, a model, a list, and the boxes of ``a``.
+pytestmark = pytest.mark.usefixtures("no_power_loss")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with the tubes and features of three videos, a model, a list, and the boxes of ``a``.
 
     The detector is sure of the big box in frames 0 to 15 and of the small one in 0 to 11, and later guesses.
     """
-    (tmp_path / "boxes").mkdir()
+    home = tmp_path_factory.mktemp("tubes")
+    (home / "boxes").mkdir()
     for seed, name in enumerate("abn"):
-        make_video(tmp_path / "videos" / f"{name}.mp4", num_frames=NUM_FRAMES, seed=seed)
+        make_video(home / "videos" / f"{name}.mp4", num_frames=NUM_FRAMES, seed=seed)
         rows = [f"{n},{','.join(map(str, BIG))},{0.9 if n < 16 else 0.3}" for n in range(NUM_FRAMES)]
         rows += [f"{n},{','.join(map(str, SMALL))},0.8" for n in range(12)]
-        (tmp_path / "boxes" / f"{name}.csv").write_text("\n".join(["frame,x1,y1,x2,y2,score", *rows]) + "\n")
+        (home / "boxes" / f"{name}.csv").write_text("\n".join(["frame,x1,y1,x2,y2,score", *rows]) + "\n")
+    linked = ("--detections", str(home / "boxes"), "--format", "csv", "--link-score", "0.5", "--min-length-unary", "8")
     for command in (
-        ("extract", "--backbone", "tiny", "--weights", "random:5", "--device", "cpu"),
-        (
-            *("tubes", "--detections", "boxes", "--format", "csv", "--link-score", "0.5", "--min-length-unary", "8"),
-            *("--backbone", "tiny", "--backbone-weights", "random:5", "--device", "cpu"),
-        ),
+        ("extract", "--backbone", "tiny", "--weights", "random:5"),
+        ("tubes", *linked, "--backbone", "tiny", "--backbone-weights", "random:5"),
     ):
-        ran = vadx_here(*command, "videos", "--out", "store")
-        assert ran.code == 0, ran.err
-    write_tiny_model(tmp_path / "model", "mgpr")
-    (tmp_path / "list.csv").write_text(LISTED)
+        assert run_cli([*command, str(home / "videos"), "--device", "cpu", "--out", str(home / "store")]) == 0
+    write_tiny_model(home / "model", "mgpr")
+    (home / "list.csv").write_text(LISTED)
     truth = BoxTruth.of_rows(np.arange(NUM_FRAMES), np.tile(BIG, (NUM_FRAMES, 1)))
-    write_box_csv(tmp_path / "truth.csv", {"a": truth})
-    return tmp_path
+    write_box_csv(home / "truth.csv", {"a": truth})
+    return home
+
+
+@pytest.fixture
+def folder(tmp_path: Path, made: Path) -> Path:
+    return shutil.copytree(made, tmp_path, dirs_exist_ok=True)
 
 
 def sets_of(folder: Path) -> TubeSets:

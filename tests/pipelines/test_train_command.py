@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -60,19 +59,7 @@ from .training_store import (
 
 Vadx = Callable[..., Ran]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("template") / "vadx-store").path
-
-
-@pytest.fixture
-def tiny(tmp_path: Path, template: Path) -> FeatureSet:
-    """Make ``vadx-store`` and ``labels.csv`` where the command line runs."""
-    (tmp_path / "labels.csv").write_text(manifest_text())
-    return FeatureSet(shutil.copytree(template, tmp_path / "vadx-store" / template.name))
+pytestmark = pytest.mark.usefixtures("one_thread", "no_power_loss")
 
 
 # ---- every method ----

@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import json
 import re
-import shutil
 import sys
 import types
 from collections.abc import Callable
@@ -28,7 +27,6 @@ from .training_store import (
     clips_of,
     command,
     contents,
-    make_store,
     manifest_text,
     put,
     ran_well,
@@ -36,19 +34,7 @@ from .training_store import (
 
 Vadx = Callable[..., Ran]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("template") / "vadx-store").path
-
-
-@pytest.fixture
-def tiny(tmp_path: Path, template: Path) -> FeatureSet:
-    """Make ``vadx-store`` and ``labels.csv`` where the command line runs."""
-    (tmp_path / "labels.csv").write_text(manifest_text())
-    return FeatureSet(shutil.copytree(template, tmp_path / "vadx-store" / template.name))
+pytestmark = pytest.mark.usefixtures("one_thread", "no_power_loss")
 
 
 @pytest.mark.parametrize("method", METHODS)
