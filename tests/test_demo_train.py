@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from support import Ran
 from vadx.errors import UsageError
 from vadx.features import Store
 from vadx.features.manifest import read_manifest
+from vadx.pipelines import scene_chain
 from vadx.pipelines.cli import run as run_cli
 from vadx.pipelines.model_folder import read_model
 from vadx.pipelines.scene_chain import ChainSettings, temporal_methods
@@ -23,10 +25,14 @@ METHODS = ("svm", "deepmil", "align", "mgpr")
 SMALL = ["--size", "96x72", "--seconds", "6", "7", "--backbone", "tiny", "--weights", "random", "--device", "cpu"]
 COMMAND = ["demo", "--train", "--videos", "6+4", "--iterations", "3", "--methods", ",".join(METHODS), *SMALL]
 
+pytestmark = pytest.mark.usefixtures("no_power_loss")
+
 
 def test_six_scenes_train_every_branch_of_the_chain_and_four_measure_it(
-    vadx_here: Callable[..., Ran], tmp_path: Path
+    vadx_here: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Intervals are not looked at here: a few draws do.
+    monkeypatch.setattr(scene_chain, "ChainSettings", partial(ChainSettings, bootstrap=20))
     ran = vadx_here(*COMMAND, "--json")
     assert ran.code == 0, ran.err
     rows = json.loads(ran.out)
@@ -66,8 +72,10 @@ def test_the_real_network_goes_the_same_way(
     real_weights: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     del real_weights
-    small = ["--size", "96x72", "--seconds", "4", "4.5", "--device", "cpu", "--json", "--out", str(tmp_path)]
-    arguments = ["demo", "--train", "--quick", "--videos", "2+2", "--iterations", "2", "--methods", "svm,lad", *small]
+    # Two clips a scene: a clip costs the network a second.
+    small = ["--size", "96x72", "--seconds", "4", "4.1", "--clip-stride", "32", "--device", "cpu", "--json"]
+    trained = ["--quick", "--videos", "2+2", "--iterations", "2", "--methods", "svm,lad"]
+    arguments = ["demo", "--train", *trained, *small, "--out", str(tmp_path)]
     assert run_cli(arguments) == 0
     svm, lad = json.loads(capfd.readouterr().out)
     assert math.isfinite(svm["last_losses"]["hinge"])
