@@ -18,7 +18,6 @@ it had; making the scene is not timed.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import platform
 import resource
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import machine, significant, spread
+from measuring import deliver, machine, significant, spread
 
 import vadx
 from vadx.detectors import Detections, multivariate_tubes, unary_tubes
@@ -85,14 +84,7 @@ def main() -> int:
         "baseline": baseline,
         "recordings": recordings,
     }
-    arguments.out.parent.mkdir(exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    if arguments.json:
-        print(json.dumps(result, indent=1))
-    else:
-        for line in report(result):
-            print(line)
-    print(arguments.out, file=sys.stderr)
+    deliver(result, arguments, report)
     return 0
 
 

@@ -1,12 +1,16 @@
-"""What every benchmark's result says of the machine and of the spread of its timings."""
+"""What every benchmark's result says of the machine and of the spread of its timings, and how it is handed over."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def machine() -> str:
@@ -25,3 +29,18 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     """Give the median, the lowest and the highest, with three significant digits."""
     numbers = {"median": statistics.median(values), "min": min(values), "max": max(values)}
     return {name: significant(value) for name, value in numbers.items()}
+
+
+def deliver(
+    result: dict[str, Any], arguments: argparse.Namespace, report: Callable[[dict[str, Any]], Iterable[str]]
+) -> None:
+    """Write a result to the file of ``--out``, and print it, or what ``report`` says of it."""
+    text = json.dumps(result, indent=1)
+    arguments.out.parent.mkdir(exist_ok=True)
+    arguments.out.write_text(text + "\n")
+    if arguments.json:
+        print(text)
+    else:
+        for line in report(result):
+            print(line)
+    print(arguments.out, file=sys.stderr)

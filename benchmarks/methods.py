@@ -22,7 +22,6 @@ is reported.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shlex
@@ -32,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import deliver
 
 import vadx
 from vadx.pipelines.bench_video import bench_folder
@@ -83,14 +83,7 @@ def main() -> int:
     chain = Chain(home, settings, tell=lambda text: print(text, file=sys.stderr, flush=True))
     result = measure(chain)
     result["notes"] = arguments.note
-    arguments.out.parent.mkdir(exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    if arguments.json:
-        print(json.dumps(result, indent=1))
-    else:
-        for line in report(result):
-            print(line)
-    print(arguments.out, file=sys.stderr)
+    deliver(result, arguments, report)
     return 0
 
 

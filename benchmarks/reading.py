@@ -11,7 +11,6 @@ compared take turns, so that what else runs on the machine slows all of them ali
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shlex
@@ -24,7 +23,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from measuring import machine, significant, spread
+from measuring import deliver, machine, significant, spread
 
 import vadx
 from vadx.features import Bag, ClipFeatures, Recipe, Store
@@ -92,14 +91,7 @@ def main() -> int:
         "sets": sets,
         "epoch": epoch,
     }
-    RESULTS.mkdir(exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    if arguments.json:
-        print(json.dumps(result, indent=1))
-    else:
-        for line in report(result):
-            print(line)
-    print(arguments.out, file=sys.stderr)
+    deliver(result, arguments, report)
     return 0
 
 

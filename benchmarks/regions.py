@@ -32,7 +32,6 @@ doing many at once could save, and torchvision's RoIAlign works pixel by pixel.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shlex
@@ -46,7 +45,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from measuring import machine, significant, spread
+from measuring import deliver, machine, significant, spread
 from torch.nn import functional
 
 import vadx
@@ -108,14 +107,7 @@ def main() -> int:
         "frame_size": [WIDTH, HEIGHT],
         "cases": cases,
     }
-    arguments.out.parent.mkdir(exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    if arguments.json:
-        print(json.dumps(result, indent=1))
-    else:
-        for line in report(result):
-            print(line)
-    print(arguments.out, file=sys.stderr)
+    deliver(result, arguments, report)
     return 0
 
 

@@ -25,6 +25,14 @@ _MIST = "fjchange/MIST_VAD"
 _XD_TRUTH = "Roc-Ng/XDVioDet, list/make_gt.py"
 _XD_AP = "Roc-Ng/XDVioDet, test.py: auc(recall, precision)"
 
+_MIST_SOURCES = {
+    "headline": f"{_MIST}, utils/eval_utils.py eval",
+    "truth": f"{_MIST}: cut to whole clips",
+    "expansion": f"{_MIST}: each clip's score 16 times",
+    "ap": f"{_MIST}, utils/eval_utils.py: auc(recall, precision)",
+    "false_alarm": f"{_MIST}, utils/eval_utils.py: cal_false_alarm",
+}
+
 _PROTOCOLS = (
     Protocol(
         name="vadx",
@@ -352,13 +360,7 @@ _PROTOCOLS = (
         expansion="mist",
         ap="pr_area",
         false_alarm="mist",
-        sources={
-            "headline": f"{_MIST}, utils/eval_utils.py eval",
-            "truth": f"{_MIST}: cut to whole clips",
-            "expansion": f"{_MIST}: each clip's score 16 times",
-            "ap": f"{_MIST}, utils/eval_utils.py: auc(recall, precision)",
-            "false_alarm": f"{_MIST}, utils/eval_utils.py: cal_false_alarm",
-        },
+        sources=_MIST_SOURCES,
     ),
     Protocol(
         name="mist-shanghaitech",
@@ -367,13 +369,7 @@ _PROTOCOLS = (
         expansion="mist",
         ap="pr_area",
         false_alarm="mist",
-        sources={
-            "headline": f"{_MIST}, utils/eval_utils.py eval",
-            "truth": f"{_MIST}: cut to whole clips",
-            "expansion": f"{_MIST}: each clip's score 16 times",
-            "ap": f"{_MIST}, utils/eval_utils.py: auc(recall, precision)",
-            "false_alarm": f"{_MIST}, utils/eval_utils.py: cal_false_alarm",
-        },
+        sources=_MIST_SOURCES,
     ),
 )
 
