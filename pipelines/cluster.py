@@ -44,6 +44,8 @@ _CONNECT_SECONDS = 10.0
 _LOST_SECONDS = 30.0
 """How long a scheduler may be silent before it is given up."""
 
+_scratch: list[TemporaryDirectory[str]] = []
+
 Hints = Callable[["Entry"], "Hint | None"]
 Unit = Callable[..., "Iterator[list[Outcome]]"]
 """What a worker does with its share: `extraction.process_videos`, or `tubing.process_tubes`."""
@@ -322,7 +324,9 @@ def local_workers(num_workers: int, unit: Unit, *, gpus: Sequence[str] = ()) -> 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     cores = max(1, _usable_cores() // num_workers)
     with ExitStack() as stack:
-        scratch = stack.enter_context(TemporaryDirectory(prefix="vadx-workers-"))
+        # Left to the end of the process: Dask puts locks into it once more when its scheduler is collected.
+        _scratch.append(TemporaryDirectory(prefix="vadx-workers-", ignore_cleanup_errors=True))
+        scratch = _scratch[-1].name
         settings = {"temporary-directory": scratch, "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES}
         stack.enter_context(dask.config.set(settings))
         options = {
