@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import PLUGINS, Ran
+from support import PLUGINS, Ran, vadx_environment
 from vadx.errors import ClusterError, StoreWriteError, UsageError
 from vadx.pipelines import cluster
 from vadx.pipelines.cluster import DaskWorkers, Share, check_address, local_workers, scheduler_workers, shares_of
@@ -234,10 +234,15 @@ def test_a_scheduler_that_goes_ends_the_run(notes: Path, tmp_path: Path, monkeyp
     words = ["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     file = tmp_path / "scheduler.json"
     process = subprocess.Popen(
-        [sys.executable, *words, "--scheduler-file", str(file)], stderr=subprocess.DEVNULL, cwd=tmp_path
+        [sys.executable, *words, "--scheduler-file", str(file)],
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+        # It reads what it is given to do, before it is gone.
+        env=vadx_environment(),
     )
     try:
-        while not file.exists():
+        # It is there before it is written.
+        while not file.exists() or not file.read_text().rstrip().endswith("}"):
             time.sleep(0.05)
         address = json.loads(file.read_text())["address"]
         with scheduler_workers(address, vadx_units.noting) as found:
