@@ -23,9 +23,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import SafetensorError, safe_open
@@ -81,6 +82,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_tensors` wrote. Raises `StoreError` for another file or a damaged one."""
     try:
+        _refuse_special(path)
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})["vadx"])
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118  # it is no dict
@@ -110,15 +112,78 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     path = folder / MODEL_JSON
     try:
+        _refuse_special(path)
         facts: dict[str, Any] = json.loads(path.read_text())
         version = facts.pop("vadx_model")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        if type(version) is not int:
+            msg = f"vadx_model is {version!r}"
+            raise ValueError(msg)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         msg = f"{path}: this is no model of vadx ({error}); name the folder that vadx train wrote"
         raise StoreError(msg) from error
     if version > MODEL_VERSION:
         msg = f"{path}: a newer vadx wrote it (model format {version}); update vadx"
         raise StoreError(msg)
     return facts
+
+
+def _refuse_special(path: Path) -> None:
+    # Opening a named pipe waits for a writer, for ever.
+    if path.exists() and not path.is_file():
+        msg = f"{path.name} is no file"
+        raise OSError(msg)
+
+
+_LARGEST_DIM = 1_000_000
+_MOST_SEGMENTS = 100_000
+
+
+def _is_count(value: object, most: int) -> bool:
+    return type(value) is int and 1 <= value <= most
+
+
+_FACTS: Mapping[str, tuple[str, Callable[[object], bool]]] = MappingProxyType(
+    {
+        "method": ("a name", lambda value: isinstance(value, str)),
+        "settings": ("a table", lambda value: isinstance(value, dict)),
+        "dim": (f"from 1 to {_LARGEST_DIM}", lambda value: _is_count(value, _LARGEST_DIM)),
+        "num_crops": ("1 or more", lambda value: _is_count(value, _LARGEST_DIM)),
+        "num_segments": (
+            f"null, or from 1 to {_MOST_SEGMENTS}",
+            lambda value: value is None or _is_count(value, _MOST_SEGMENTS),
+        ),
+        "rule": ("a name", lambda value: isinstance(value, str)),
+        "recipe_digest": ("a digest", lambda value: isinstance(value, str)),
+    }
+)
+"""What scoring reads of ``model.json`` and cannot do without: what each must be, in words and as a check."""
+
+_OTHER_FACTS: Mapping[str, tuple[str, Callable[[object], bool]]] = MappingProxyType(
+    {
+        "crop_pool": ("a text", lambda value: isinstance(value, str)),
+        "bags_seed": ("0 or more", lambda value: type(value) is int and value >= 0),
+        "classes": ("names", lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value)),
+        "set_name": ("null or a name", lambda value: value is None or isinstance(value, str)),
+        "inputs": ("a table", lambda value: isinstance(value, dict)),
+    }
+)
+"""What it reads where it is there."""
+
+
+def _check_facts(path: Path, facts: Mapping[str, Any]) -> None:
+    missing = [name for name in _FACTS if name not in facts]
+    if missing:
+        msg = f"{path}: this is no model of vadx (it lacks {', '.join(missing)}); name the folder that vadx train wrote"
+        raise StoreError(msg)
+    for name, (what, holds) in {**_FACTS, **_OTHER_FACTS}.items():
+        if name in facts and not holds(facts[name]):
+            msg = f"{path}: its {name} is {_shortened(facts[name])}, not {what}; restore it from a copy, or train again"
+            raise StoreError(msg)
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def read_model(folder: Path, which: Which = "last") -> Model:
@@ -132,6 +197,7 @@ def read_model(folder: Path, which: Which = "last") -> Model:
         if its method or a setting of it is unknown here, or no best was chosen.
     """
     facts = read_facts(folder)
+    _check_facts(folder / MODEL_JSON, facts)
     path = folder / f"{which}.safetensors"
     if which == "best" and not path.exists():
         msg = f"{folder} has no best network ({facts['choice']}); ask for the last one"
@@ -139,7 +205,12 @@ def read_model(folder: Path, which: Which = "last") -> Model:
     tensors, header = read_tensors(path)
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in facts["settings"].items()}
     method = find_method(facts["method"]).make(**settings)
-    network = method.network(facts["dim"])
+    try:
+        network = method.network(facts["dim"])
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        msg = f"{folder / MODEL_JSON}: no network can be made by its settings ({reason}); restore it from a copy"
+        raise StoreError(msg) from error
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
