@@ -109,7 +109,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         result = cli.main(args=arguments, prog_name="vadx", standalone_mode=False)
     except VadxError as error:
-        click.echo(f"vadx: {error}", err=True)
+        click.echo(f"vadx: {_harmless(str(error))}", err=True)
         return error.exit_code
     except Exit as error:
         return int(error.exit_code)
@@ -135,6 +135,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"vadx: the output cannot be written: {error.strerror}; what was stored is safe", err=True)
         return 6
     return result if isinstance(result, int) else 0
+
+
+def _harmless(message: str) -> str:
+    # Names of videos and files stand in messages, and a terminal obeys control characters.
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape", "surrogatepass").decode() for c in message
+    )
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:

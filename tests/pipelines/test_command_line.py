@@ -261,3 +261,18 @@ def test_a_plug_in_that_cannot_be_loaded_leaves_the_others_usable(tmp_path: Path
     assert done.returncode == 0
     assert {"i3d", "r2plus1d", "tiny"} <= set(done.stdout.split())
     assert "broken cannot be loaded" in done.stderr
+
+
+def test_no_terminal_obeys_a_name_in_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vadx.errors import UsageError
+    from vadx.pipelines import cli
+
+    def refuse(**_: object) -> None:
+        msg = "no é \x1b]0;owned\x07 \x9b31m\n\tlist it"
+        raise UsageError(msg)
+
+    monkeypatch.setattr(cli.cli, "main", refuse)
+    assert cli.run(["ls"]) == 2
+    assert capsys.readouterr().err == "vadx: no é \\x1b]0;owned\\x07 \\x9b31m\n\tlist it\n"
