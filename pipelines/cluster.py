@@ -234,23 +234,24 @@ class DaskWorkers:
     ) -> Iterator[list[Outcome]]:
         from distributed import KilledWorker
 
-        if future.status == "finished":
-            yield from future.result()
-            return
-        if future.status != "error":
+        if future.status not in ("finished", "error"):
             raise ClusterError(_GONE.format(where=self.client.scheduler.address if self.client.scheduler else "?"))
-        error = future.exception()
-        if isinstance(error, KilledWorker):
+        try:
+            # A worker may end between its work and the telling: then it is done again, or ends another in turn.
+            outcomes = future.result()
+        except KilledWorker:
             if len(share.entries) == 1:
                 yield [_lost(share.entries[0]) for _ in jobs]
             else:
                 # One of them may have been fatal to the others.
                 waiting.extendleft(share.alone())
-            return
-        if isinstance(error, VadxError):
-            raise error
-        msg = f"a worker failed: {error!r}"
-        raise RuntimeError(msg) from error
+        except VadxError:
+            raise
+        except Exception as error:
+            msg = f"a worker failed: {error!r}"
+            raise RuntimeError(msg) from error
+        else:
+            yield from outcomes
 
 
 _GONE = "the scheduler {where} is gone; what was stored is safe: start it, then the same command resumes"

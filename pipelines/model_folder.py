@@ -160,7 +160,7 @@ _FACTS: Mapping[str, tuple[str, Callable[[object], bool]]] = MappingProxyType(
 
 _OTHER_FACTS: Mapping[str, tuple[str, Callable[[object], bool]]] = MappingProxyType(
     {
-        "crop_pool": ("a text", lambda value: isinstance(value, str)),
+        "crop_pool": ("a text, or a crop's number", lambda v: isinstance(v, str) or (type(v) is int and v >= 0)),
         "bags_seed": ("0 or more", lambda value: type(value) is int and value >= 0),
         "classes": ("names", lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value)),
         "set_name": ("null or a name", lambda value: value is None or isinstance(value, str)),

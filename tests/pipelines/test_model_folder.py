@@ -43,7 +43,7 @@ def edit(folder: Path, **changes: Any) -> None:
         ("num_segments", 10**9),
         ("rule", 5),
         ("recipe_digest", None),
-        ("crop_pool", 3),
+        ("crop_pool", -1),
         ("bags_seed", "x"),
         ("classes", "ab"),
         ("classes", [1, 2]),
