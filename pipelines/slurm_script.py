@@ -91,22 +91,27 @@ def slurm_script(program: Sequence[str], words: Sequence[str], job: SlurmJob) ->
     return f"""#!/bin/bash
 {directives}
 
+child=
+told=
+requeue=
+trap 'told=USR1; requeue=1; [ -z "$child" ] || kill -USR1 "$child"' USR1
+trap 'told=TERM; requeue=; [ -z "$child" ] || kill -TERM "$child"' TERM
+
 # Exit code 143: stopped in time, and the same command resumes.
 {line} &
 child=$!
-requeue=
-trap 'told=1; requeue=1; kill -USR1 "$child"' USR1
-trap 'told=1; requeue=; kill -TERM "$child"' TERM
-told=1
-while [ -n "$told" ]; do
+[ -z "$told" ] || kill "-$told" "$child"
+while :; do
     # A trapped signal ends `wait` before the child has left.
     told=
     wait "$child"
     ended=$?
     # 127: waited for already.
     [ "$ended" = 127 ] || code=$ended
+    [ -n "$told" ] || break
 done
-if [ -n "$requeue" ] && [ "$code" = 143 ]; then
+# 138: the signal came before vadx could listen.
+if [ -n "$requeue" ] && {{ [ "$code" = 143 ] || [ "$code" = 138 ]; }}; then
     scontrol requeue "{task}"
 fi
 exit "$code"

@@ -70,6 +70,18 @@ def test_only_a_job_whose_time_is_up_is_requeued(
 
 
 @pytest.mark.timeout(60)
+def test_a_signal_that_came_before_vadx_could_listen_requeues_too(
+    tmp_path: Path, bash: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    (tmp_path / "bin" / "vadx").write_text("#!/bin/bash\ntouch began\nexec sleep 30\n")
+    process = bash(slurm_script(["vadx"], WORDS, SlurmJob()))
+    wait_for(tmp_path / "began")
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait() == 138
+    assert (tmp_path / "requeued").read_text() == "requeue 77\n"
+
+
+@pytest.mark.timeout(60)
 def test_a_task_of_an_array_takes_its_part_and_requeues_itself_alone(
     tmp_path: Path, bash: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
