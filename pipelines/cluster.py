@@ -247,7 +247,7 @@ class DaskWorkers:
                 waiting.extendleft(share.alone())
         except VadxError:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever a worker's code raised is raised here
             msg = f"a worker failed: {error!r}"
             raise RuntimeError(msg) from error
         else:

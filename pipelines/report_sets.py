@@ -109,7 +109,7 @@ def _stage_rows(opened: StageSet) -> _Rows:
     axes = _COUNTED[opened.kind]
     rows = []
     for outline in opened.outlines():
-        facts = facts_of(outline)  # type: ignore[arg-type]  # an outline has the facts of its shard
+        facts = facts_of(outline)
         seconds = facts.num_frames_decoded / facts.fps if facts.fps > 0 else 0.0
         rows.append(_Row(outline.id, facts, seconds, tuple(outline.lengths[axis] for axis in axes), outline.bytes))
     return _Rows(tuple(_PLURALS.get(axis, f"{axis}s") for axis in axes), tuple(rows))

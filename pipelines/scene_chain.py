@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError, VadxError
 from ..features.box_annotations import read_box_truth
 from ..features.manifest import read_manifest
+from ..features.stage_set import StageSet
 from ..features.store import Store
 from .methods import METHODS, find_method
 from .scene_actors import ANOMALIES
@@ -28,7 +29,6 @@ from .scene_files import BOXES, DETECTIONS, MANIFEST, VIDEOS, SceneSet, write_sc
 if TYPE_CHECKING:
     from ..detectors.settings import LinkSettings
     from ..features.manifest import Manifest
-    from ..features.stage_set import StageSet
     from ..features.store import FeatureSet
     from .evaluation import Evaluation
     from .frame_comparison import TestVideo
@@ -187,7 +187,8 @@ class Chain:
         jobs = make_jobs([found, linked, features], self.store, _FLAGS)
         self.tell(f"tubes: {jobs[-1].set_path.name}")
         self._run(jobs, process_tubes)
-        return next(one for one in self.store.all_sets() if one.path == jobs[-1].set_path)  # type: ignore[return-value]  # it was made as a stage
+        stages = (one for one in self.store.all_sets() if isinstance(one, StageSet))
+        return next(one for one in stages if one.path == jobs[-1].set_path)
 
     def train(self, name: str, features: FeatureSet, tubes: StageSet | None = None) -> JudgedMethod:
         """Train a method on the training scenes and evaluate its last checkpoint on the test scenes.

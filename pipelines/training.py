@@ -213,12 +213,15 @@ def _clip_bags(order: Order, method: Method, videos: Entries, choice: BagChoice)
 def _choice_of(file: BagFile) -> BagChoice:
     """Give how the bags of a file were made, as far as it says so."""
     said = file.provenance
-    pool_said = said.get("crop_pool", "keep")
+    pool_said = said.get("crop_pool")
+    crop_pool: CropPool = "mean" if pool_said == "mean" else "keep"
+    if isinstance(pool_said, int):
+        crop_pool = pool_said
     segments = said.get("segments")
     return BagChoice(
         file.rule,
         segments if isinstance(segments, int) else None,
-        pool_said if isinstance(pool_said, int) or pool_said == "mean" else "keep",  # type: ignore[arg-type]  # mypy does not narrow a text by ==
+        crop_pool,
         int(said.get("seed", 0)),
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import StoreError, UsageError
+from ..features.stage_set import StageSet
 from ..features.store import Store
 from .methods.mgpr import Mgpr
 from .tube_shards import tubes_of
@@ -15,7 +16,6 @@ from .tube_shards import tubes_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..features.stage_set import StageSet
     from .methods.mgpr import ScoredTubes
     from .model_folder import Model
     from .scoring import ScoredVideo
@@ -40,8 +40,8 @@ def tubes_before(features: StageSet) -> StageSet:
         if it is not there.
     """
     for one in Store(features.path.parent).all_sets():
-        if one.digest == features.recipe.after:
-            return one  # type: ignore[return-value]  # only a stage's digest can be one after which a stage comes
+        if isinstance(one, StageSet) and one.digest == features.recipe.after:
+            return one
     msg = (
         f"{features.name} was made from tubes that are not beside it in {features.path.parent}: "
         f"make them again there: vadx tubes VIDEO --out {features.path.parent}"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..detectors.regions import InstanceFeatures
-    from ..features.stage_shard import StageShard
+    from ..features.stage_shard import StageOutline, StageShard
 
 KINDS = ("unary", "multivariate")
 """Kinds of tube by the number that stands for them in a shard."""
@@ -30,7 +30,7 @@ def facts_mapping(facts: VideoFacts) -> dict[str, Any]:
     return {name: value for name, value in asdict(facts).items() if value is not None}
 
 
-def facts_of(shard: StageShard) -> VideoFacts:
+def facts_of(shard: StageShard | StageOutline) -> VideoFacts:
     """Give the facts of the video that a shard was made from."""
     stored = shard.facts["video"]
     return VideoFacts(**{f.name: stored[f.name] for f in fields(VideoFacts) if f.name in stored})

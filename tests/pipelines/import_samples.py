@@ -13,7 +13,7 @@ from vadx.extract.sampling import ClipSampler
 from vadx.features.keys import key_of
 from vadx.features.layouts import LAYOUTS, OWN
 from vadx.features.manifest import Manifest, ManifestEntry, write_manifest
-from vadx.features.recipe import Network, Recipe, Sampling, Transform
+from vadx.features.recipe import CropOrder, CropSet, Network, Recipe, Sampling, Tail, Transform
 from vadx.features.shard import build_shard
 from vadx.features.store import FeatureSet, Store
 from vadx.features.timeline import ClipFeatures, VideoFacts
@@ -36,16 +36,16 @@ XD: Sequence[Row] = (
 DIM = 8
 
 
-def make_recipe(*, tail: str, num_crops: int, order: str) -> Recipe:
-    crops = {1: "center", 5: "five", 10: "ten"}[num_crops]
+def make_recipe(*, tail: Tail, num_crops: int, order: CropOrder) -> Recipe:
+    counts: dict[int, CropSet] = {1: "center", 5: "five", 10: "ten"}
     return Recipe(
-        sampling=Sampling(clip_length=16, clip_stride=16, tail=tail),  # type: ignore[arg-type]
+        sampling=Sampling(clip_length=16, clip_stride=16, tail=tail),
         transform=Transform(
             kernel="cv2",
             resize=256,
             crop=224,
-            crops=crops,  # type: ignore[arg-type]
-            crop_order=None if num_crops == 1 else order,  # type: ignore[arg-type]
+            crops=counts[num_crops],
+            crop_order=None if num_crops == 1 else order,
             center_rounding="round",
             scale=1 / 127.5,
             offset=-1,
@@ -70,7 +70,9 @@ def features_of(recipe: Recipe, num_frames: int, *, num_crops: int, seed: int) -
     )
 
 
-def make_set(store: Path, rows: Sequence[Row] = UCF, *, tail: str, num_crops: int, order: str = "tv") -> FeatureSet:
+def make_set(
+    store: Path, rows: Sequence[Row] = UCF, *, tail: Tail, num_crops: int, order: CropOrder = "tv"
+) -> FeatureSet:
     """Store features of every row, and their manifest and frame counts beside the store."""
     recipe = make_recipe(tail=tail, num_crops=num_crops, order=order)
     made = Store(store).create(recipe, slug="made")

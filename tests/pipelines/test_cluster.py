@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import vadx_units
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,9 +32,6 @@ pytestmark = [
     # Dask leaves sockets of its own to the collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-# Below PLUGINS, which is on the path by now.
-import vadx_units  # noqa: E402  # it must be found by the same name in workers
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from vadx.errors import UsageError, VideoError
 from vadx.extract.sampling import TAIL_POLICIES, ClipSampler, Resampler, source_clip
 from vadx.features.bags import cut_segments
-from vadx.features.recipe import Sampling
+from vadx.features.recipe import Sampling, Tail
 from vadx.pipelines.import_rows import RowRule
 from vadx.pipelines.import_source import FilesSource, OpenFiles
 
@@ -35,8 +35,8 @@ def sampled(num_frames: int, sampling: Sampling) -> np.ndarray[tuple[int, ...], 
     step=st.integers(1, 3),
     tail=st.sampled_from(sorted(TAIL_POLICIES)),
 )
-def test_clips_lie_where_extraction_puts_them(num_frames: int, length: int, stride: int, step: int, tail: str) -> None:
-    sampling = Sampling(clip_length=length, clip_stride=stride, frame_step=step, tail=tail)  # type: ignore[arg-type]
+def test_clips_lie_where_extraction_puts_them(num_frames: int, length: int, stride: int, step: int, tail: Tail) -> None:
+    sampling = Sampling(clip_length=length, clip_stride=stride, frame_step=step, tail=tail)
     expected = sampled(num_frames, sampling)
     if not len(expected):
         return
