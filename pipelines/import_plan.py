@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from ..features.recipe import Imported, Recipe
 from ..features.text_lines import read_whole
 from .import_rows import RowRule, row_rule
 from .importing import ImportEntry
+from .inputs import in_part
 
 if TYPE_CHECKING:
     from ..features.layouts import Imported as Opened
@@ -49,6 +50,10 @@ class ImportPlan:
         release = "" if self.recipe.imported is None else self.recipe.imported.release
         plain = re.sub(r"[^a-z0-9._-]+", "-", release.lower()).strip("-.")[:_MAX_SLUG]
         return f"imported-{self.layout}-{plain or 'release'}"
+
+    def part(self, number: int, num_parts: int) -> ImportPlan:
+        """Give the plan of one of several jobs, as `inputs.in_part` shares videos out."""
+        return replace(self, entries=tuple(one for one in self.entries if in_part(one.id, number, num_parts)))
 
     def manifest(self) -> list[ManifestEntry]:
         """Give the labels, splits and spans that an export of vadx noted. Raises `UsageError` where there are none."""

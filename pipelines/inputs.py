@@ -77,20 +77,21 @@ def find_videos(names: Sequence[str], *, root: Path | None = None) -> Inputs:
 
 
 def take_part(found: Inputs, number: int, num_parts: int) -> Inputs:
-    """Give the ``number``-th of ``num_parts`` parts, counted from 1.
-
-    A video's id alone says in which part it is, so that jobs which see different listings, as of a folder that grows,
-    neither share a video nor leave one out.
-    """
-
-    def belongs(entry: Entry) -> bool:
-        return int.from_bytes(hashlib.sha256(as_text(entry.id).encode()).digest()[:8]) % num_parts == number - 1
-
+    """Give the ``number``-th of ``num_parts`` parts, as `in_part`."""
     return Inputs(
-        tuple(filter(belongs, found.entries)),
-        tuple(filter(belongs, found.colliding)),
+        tuple(entry for entry in found.entries if in_part(entry.id, number, num_parts)),
+        tuple(entry for entry in found.colliding if in_part(entry.id, number, num_parts)),
         found.num_passed_over,
     )
+
+
+def in_part(identifier: str, number: int, num_parts: int) -> bool:
+    """Whether a video is in the ``number``-th of ``num_parts`` parts, counted from 1.
+
+    Its id alone says so: jobs that see different listings, as of a folder that grows, neither share a video nor leave
+    one out.
+    """
+    return int.from_bytes(hashlib.sha256(as_text(identifier).encode()).digest()[:8]) % num_parts == number - 1
 
 
 def _is_folder(path: Path) -> bool:

@@ -32,6 +32,10 @@ def npy_bytes(values: NDArray[np.generic]) -> bytes:
 
 def read_npy(path: Path) -> NDArray[np.generic]:
     """Read a ``.npy`` file of numbers. Raises `UsageError` for anything else; nothing in it is ever run."""
+    if path.exists() and not path.is_file():
+        # Opening a FIFO waits for ever for somebody to write into it.
+        msg = f"{path} is no file; check the folder"
+        raise UsageError(msg)
     try:
         with path.open("rb") as file:
             return array_of(file, os.fstat(file.fileno()).st_size, str(path))
@@ -64,8 +68,18 @@ def array_of(stream: IO[bytes], num_bytes: int, place: str) -> NDArray[np.generi
 
 
 def feature_array(values: NDArray[np.generic], place: str, *, axes: tuple[int, ...]) -> NDArray[np.float32]:
-    """Give features as float32. Raises `UsageError` unless they are floating and have one of the numbers of axes."""
-    if values.dtype.kind != "f" or values.ndim not in axes or 0 in values.shape:
+    """Give features as float32.
+
+    Raises
+    ------
+    UsageError
+        unless they are floating, have one of the numbers of axes, and there are any.
+    """
+    if 0 in values.shape:
+        lacks = "clips" if values.shape[0] == 0 else "features"
+        msg = f"{place} holds no {lacks}: its array has the shape {values.shape}; copy it again, or take the file away"
+        raise UsageError(msg)
+    if values.dtype.kind != "f" or values.ndim not in axes:
         wanted = " or ".join(map(str, axes))
         msg = (
             f"{place} holds {values.dtype} {values.shape}, and this layout's features are floating with {wanted} axes; "

@@ -13,6 +13,7 @@ from ...errors import UsageError, WeightsError
 from ..policy import FailureLimit, parse_bytes, parse_duration, parse_failure_limit, parse_part
 
 if TYPE_CHECKING:
+    from ...extract.decode_limits import DecodeLimits
     from ...features.stage_set import StageSet
     from ...features.store import FeatureSet, Store
     from ..cluster import DaskWorkers
@@ -43,9 +44,23 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(function)
 
 
+def out_option(*other_names: str) -> Callable[[F], F]:
+    """Add ``--out``: the store that is made or added to. The first of ``other_names`` is the parameter's."""
+    return click.option(
+        *other_names,
+        "--out",
+        "-o",
+        type=click.Path(path_type=Path),
+        envvar="VADX_STORE",
+        default=Path(DEFAULT_STORE),
+        show_default=True,
+        help="The store to write to.",
+    )
+
+
 def run_options(*, force: str, verbose: str) -> Callable[[F], F]:
     """Add what every command that works through videos has: which it takes, which it passes over, what it prints."""
-    options = [
+    return _all_of(
         click.option("--limit", type=click.IntRange(min=0), help="Stop after so many videos that were still to do."),
         click.option("--part", help="I/N: only the I-th of N parts of the videos, for job arrays."),
         click.option("--fail-fast", is_flag=True, help="Begin no other video once one has failed."),
@@ -55,19 +70,27 @@ def run_options(*, force: str, verbose: str) -> Callable[[F], F]:
             help="Begin no other video once so many failed, or more than this share of 20 or more.",
         ),
         click.option("--stop-after", help="Stop in time, as 3h50m: exit 143, and the same command resumes."),
-        click.option("--stall-timeout", help="A decoder that gives nothing for so long is ended.  [default: 30s]"),
-        click.option("--video-timeout", help="The longest that a video may be decoded, as 2h.  [default: no end]"),
-        click.option("--decoder-memory", help="What each decoder may take, as 4GB.  [default: 2.1GB]"),
-        click.option("--strict", is_flag=True, help="Refuse videos with any damage."),
-        click.option("--allow-partial", is_flag=True, help="Accept truncated and damaged videos as far as they go."),
         click.option("--dry-run", "-n", is_flag=True, help="Only say what would be done, and why."),
         click.option("--force", is_flag=True, help=force),
         click.option("--retry-failed", is_flag=True, help="Try again what failed before."),
         json_option,
         click.option("--quiet", "-q", is_flag=True, help="Print only the ids of the videos that were stored."),
         click.option("--verbose", "-v", is_flag=True, help=verbose),
-    ]
+    )
 
+
+def decoding_options(function: F) -> F:
+    """Add what every command that decodes videos has: what a decoder may take, and which damage is accepted."""
+    return _all_of(
+        click.option("--stall-timeout", help="A decoder that gives nothing for so long is ended.  [default: 30s]"),
+        click.option("--video-timeout", help="The longest that a video may be decoded, as 2h.  [default: no end]"),
+        click.option("--decoder-memory", help="What each decoder may take, as 4GB.  [default: 2.1GB]"),
+        click.option("--strict", is_flag=True, help="Refuse videos with any damage."),
+        click.option("--allow-partial", is_flag=True, help="Accept truncated and damaged videos as far as they go."),
+    )(function)
+
+
+def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
     def add(function: F) -> F:
         # Options are listed from the outermost decorator on.
         for option in reversed(options):
@@ -129,32 +152,37 @@ def _workers(
 
 
 def run_limits(options: dict[str, Any]) -> dict[str, Any]:
-    """Give what `run_options` say of when a run ends and what its decoders may take, as `run_videos` takes it.
+    """Give what `run_options` say of when a run ends, as `run_videos` takes it.
 
     Raises
     ------
     UsageError
         for what cannot be meant.
     """
-    from ...extract.decode_limits import DecodeLimits
-
     limit = parse_failure_limit(options["max_failures"])
-    seconds = {
-        name: parse_duration(f"--{name.replace('_', '-')}", options[name])
-        for name in ("stop_after", "stall_timeout", "video_timeout")
-        if options[name] is not None
-    }
-    given: dict[str, Any] = {}
-    if options["decoder_memory"] is not None:
-        given["memory_bytes"] = parse_bytes("--decoder-memory", options["decoder_memory"])
-    if "stall_timeout" in seconds:
-        given["stall_seconds"] = seconds["stall_timeout"]
     return {
         "limit": options["limit"],
         "failures": FailureLimit(count=1) if options["fail_fast"] else limit,
-        "stop_after_seconds": seconds.get("stop_after"),
-        "decode_limits": DecodeLimits(**given, video_seconds=seconds.get("video_timeout")),
+        "stop_after_seconds": _seconds(options, "stop_after"),
     }
+
+
+def decode_limits(options: dict[str, Any]) -> DecodeLimits:
+    """Give what `decoding_options` say that a decoder may take. Raises `UsageError` for what cannot be meant."""
+    from ...extract.decode_limits import DecodeLimits
+
+    given: dict[str, Any] = {}
+    if options["decoder_memory"] is not None:
+        given["memory_bytes"] = parse_bytes("--decoder-memory", options["decoder_memory"])
+    stall = _seconds(options, "stall_timeout")
+    if stall is not None:
+        given["stall_seconds"] = stall
+    return DecodeLimits(**given, video_seconds=_seconds(options, "video_timeout"))
+
+
+def _seconds(options: dict[str, Any], name: str) -> float | None:
+    given = options[name]
+    return None if given is None else parse_duration(f"--{name.replace('_', '-')}", given)
 
 
 def find_part(options: dict[str, Any]) -> Inputs:

@@ -11,7 +11,16 @@ import rich_click as click
 from ...errors import UsageError, VadxError
 from ...extract.engines import ENGINES, PREFERENCE
 from ...features import recipe as recipes
-from .common import DEFAULT_STORE, find_part, opened_workers, run_limits, run_options, worker_options
+from .common import (
+    decode_limits,
+    decoding_options,
+    find_part,
+    opened_workers,
+    out_option,
+    run_limits,
+    run_options,
+    worker_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,14 +49,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="A whole named recipe: see `vadx presets`; brings its backbone along.  [default: the backbone's]",
 )
-@click.option(
-    "--out",
-    "-o",
-    type=click.Path(path_type=Path),
-    envvar="VADX_STORE",
-    default=Path(DEFAULT_STORE),
-    help="The store to write to.",
-)
+@out_option()
 @click.option("--root", type=click.Path(path_type=Path, exists=True), help="Ids are paths below this folder.")
 @click.option("--clip-length", type=click.IntRange(min=1), help="Frames in a clip.")
 @click.option("--clip-stride", type=click.IntRange(min=1), help="Frames from one clip to the next.")
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
 )
 @click.option("--show-pred", is_flag=True, help="Print each video's five likeliest classes.")
 @worker_options
+@decoding_options
 @run_options(force="Do every video again, and replace its shard.", verbose="Print a line for every video.")
 @click.pass_context
 def extract(ctx: click.Context, /, **options: Any) -> int:
@@ -98,7 +101,7 @@ def extract(ctx: click.Context, /, **options: Any) -> int:
     from ..plan import choose_presets, make_plans
 
     check_context(ctx)
-    limits = run_limits(options)
+    limits = {**run_limits(options), "decode_limits": decode_limits(options)}
     presets = choose_presets(options["backbone"], options["preset"])
     found = find_part(options)
     plans = _distinct(make_plans(presets, overrides_of(options), options["weights"]))

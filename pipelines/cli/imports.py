@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ...errors import VadxError
-from ..policy import FailureLimit, parse_failure_limit
-from .common import DEFAULT_STORE, json_option
+from ..policy import parse_part
+from .common import out_option, run_limits, run_options
 
 if TYPE_CHECKING:
     from ...features.recipe import Recipe
@@ -22,34 +22,14 @@ if TYPE_CHECKING:
 @click.command("import", context_settings={"show_default": True})
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--format", "-f", "layout", required=True, help="The folder's layout: see `vadx export --formats`.")
-@click.option(
-    "--to",
-    "--out",
-    "-o",
-    "to",
-    type=click.Path(path_type=Path),
-    envvar="VADX_STORE",
-    default=Path(DEFAULT_STORE),
-    help="The store to write to.",
-)
+@out_option("--to")
 @click.option("--name", help="What the release is called; folders of one name share a set.  [default: the folder's]")
 @click.option("--preset", help="State the recipe: a name of `vadx presets`. What nobody states stays unknown.")
 @click.option("--known", multiple=True, help="State facts of the recipe: FACT=VALUE, or a JSON file of them.")
 @click.option("--counts", type=click.Path(path_type=Path), help="Frames of videos: lines NAME,FRAMES, or a manifest.")
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Frames a second of the videos, for seconds.")
 @click.option("--manifest-out", type=click.Path(path_type=Path), help="Write the labels that an export noted here.")
-@click.option("--limit", type=click.IntRange(min=0), help="Stop after so many videos that were still to do.")
-@click.option(
-    "--max-failures",
-    default=str(FailureLimit()),
-    help="Begin no other video once so many failed, or more than this share of 20 or more.",
-)
-@click.option("--dry-run", "-n", is_flag=True, help="Only say what would be done, and why.")
-@click.option("--force", is_flag=True, help="Read every video again, and replace its shard.")
-@click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
-@json_option
-@click.option("--quiet", "-q", is_flag=True, help="Print only the ids of the videos that were stored.")
-@click.option("--verbose", "-v", is_flag=True, help="Print a line for every video.")
+@run_options(force="Read every video again, and replace its shard.", verbose="Print a line for every video.")
 @click.pass_context
 def import_(ctx: click.Context, /, **options: Any) -> int:
     """Take somebody else's features into a store: a published release, or an export of vadx.
@@ -75,7 +55,8 @@ def import_(ctx: click.Context, /, **options: Any) -> int:
     from .extract import say
 
     check_context(ctx)
-    failures = parse_failure_limit(options["max_failures"])
+    limits = run_limits(options)
+    part = None if options["part"] is None else parse_part(options["part"])
     plan = plan_import(
         options["layout"],
         options["folder"],
@@ -85,7 +66,10 @@ def import_(ctx: click.Context, /, **options: Any) -> int:
         counts=None if options["counts"] is None else read_counts(options["counts"]),
         fps=options["fps"],
     )
+    # Of all videos, whichever part of them this is: of several jobs each writes the same list.
     labels = None if options["manifest_out"] is None else plan.manifest()
+    if part is not None:
+        plan = plan.part(*part)
     if options["dry_run"]:
         return _dry_run(plan, options)
     if not (options["quiet"] or options["as_json"]):
@@ -95,7 +79,7 @@ def import_(ctx: click.Context, /, **options: Any) -> int:
         # Before the work: a place that cannot be written to should not cost it.
         write_manifest(options["manifest_out"], labels)
         say(f"labels of {len(labels)} videos -> {options['manifest_out']}")
-    return _import(plan, options, failures)
+    return _import(plan, options, limits)
 
 
 def describe(plan: ImportPlan) -> list[str]:
@@ -152,7 +136,7 @@ def _dry_run(plan: ImportPlan, options: dict[str, Any]) -> int:
     return 0
 
 
-def _import(plan: ImportPlan, options: dict[str, Any], failures: FailureLimit) -> int:
+def _import(plan: ImportPlan, options: dict[str, Any], limits: dict[str, Any]) -> int:
     from ...features.store import Store
     from ..importing import import_videos
     from ..progress import make_display
@@ -169,8 +153,7 @@ def _import(plan: ImportPlan, options: dict[str, Any], failures: FailureLimit) -
             (),
             [run],
             display=make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"]),
-            limit=options["limit"],
-            failures=failures,
+            **limits,
             emit=click.echo if options["as_json"] else lambda _line: None,
             process=import_videos,
         )

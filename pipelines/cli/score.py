@@ -9,11 +9,12 @@ import rich_click as click
 
 from ...errors import UsageError
 from ...extract.engines import ENGINES
-from .common import json_option, open_any_set, open_set, store_option
+from .common import decode_limits, decoding_options, json_option, open_any_set, open_set, store_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ...extract.decode_limits import DecodeLimits
     from ...features.stage_set import StageSet
     from ...features.store import FeatureSet
     from ..inputs import Inputs
@@ -48,8 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--decoders", type=click.IntRange(min=0, max=64), help="Processes that decode.  [default: by device and cores]"
 )
-@click.option("--strict", is_flag=True, help="Refuse videos with any damage.")
-@click.option("--allow-partial", is_flag=True, help="Accept truncated and damaged videos as far as they go.")
+@decoding_options
 @click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
 @json_option
 @click.option("--quiet", "-q", is_flag=True, help="Print only the ids of videos in which something is found.")
@@ -60,8 +60,8 @@ if TYPE_CHECKING:
 @click.option_panel(
     "Extraction",
     options=[
-        *("--store", "--root", "--weights", "--device", "--batch", "--engine", "--decoders", "--strict"),
-        *("--allow-partial", "--retry-failed"),
+        *("--store", "--root", "--weights", "--device", "--batch", "--engine", "--decoders", "--stall-timeout"),
+        *("--video-timeout", "--decoder-memory", "--strict", "--allow-partial", "--retry-failed"),
     ],
 )
 @click.option_panel("Options")
@@ -113,16 +113,17 @@ def _score_videos(model: Model, options: dict[str, Any]) -> int:
     from ..score_plan import model_plan
     from ..score_run import check_targets, find_in
 
+    limits = decode_limits(options)
     found = find_videos(options["inputs"], root=options["root"])
     wanted = _wanted(model, options)
     check_targets(wanted.targets, found.entries, len(found.entries) + len(found.colliding))
     tubes = _tubes(model, options)
     plan = model_plan(model.facts, options["weights"])
-    feature_set, run = _extracted(plan, found, options)
+    feature_set, run = _extracted(plan, found, limits, options)
     fine = {outcome.id for outcome in run.tally.outcomes if outcome.status != "failed"}
     failed = {one.id: one for one in _failures(run)}
     if tubes is not None:
-        failed |= _tubed(tubes, found, feature_set, fine, options)
+        failed |= _tubed(tubes, found, feature_set, fine, limits, options)
     videos = {entry.id: entry.path for entry in found.entries if entry.id in fine - failed.keys()}
     return _tell(model, find_in(model, feature_set, videos, wanted, tubes=tubes), [*failed.values()], options)
 
@@ -173,7 +174,12 @@ def _own_tubes(model: Model, options: dict[str, Any]) -> StageSet | None:
 
 
 def _tubed(
-    tubes: tuple[StageSet, StageSet], found: Inputs, feature_set: FeatureSet, fine: set[str], options: dict[str, Any]
+    tubes: tuple[StageSet, StageSet],
+    found: Inputs,
+    feature_set: FeatureSet,
+    fine: set[str],
+    limits: DecodeLimits,
+    options: dict[str, Any],
 ) -> dict[str, Found]:
     """Make the tubes that are not stored yet, as the others of the set were made; gives id -> what failed."""
     from ...extract.engine import pick_device
@@ -201,13 +207,14 @@ def _tubed(
         runs,
         display=make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"]),
         num_decoders=0 if options["decoders"] == 0 else 1,
+        decode_limits=limits,
         effort=Effort(),
         process=process_tubes,
     )
     return {one.id: one for run in runs for one in _failures(run)}
 
 
-def _extracted(plan: Any, found: Inputs, options: dict[str, Any]) -> tuple[FeatureSet, JobRun]:
+def _extracted(plan: Any, found: Inputs, limits: DecodeLimits, options: dict[str, Any]) -> tuple[FeatureSet, JobRun]:
     """Extract what is not stored yet; gives the set and what became of each video."""
     from ...features.store import Store
     from ..extraction import Effort
@@ -231,6 +238,7 @@ def _extracted(plan: Any, found: Inputs, options: dict[str, Any]) -> tuple[Featu
         runs,
         display=make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"]),
         num_decoders=decoders_of(options, [plan]),
+        decode_limits=limits,
         effort=Effort(),
     )
     if stopped is not None:

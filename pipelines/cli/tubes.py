@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from ...detectors.detector import DEFAULT_SCORE_THRESHOLD
 from ...errors import UsageError, VadxError
-from .common import DEFAULT_STORE, find_part, run_limits, run_options
+from .common import decode_limits, decoding_options, find_part, out_option, run_limits, run_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,14 +30,7 @@ _DEFAULT_NETWORK = "c3d"
 @click.option("--detector", "-D", default="frcnn", help="What finds boxes: see `vadx detectors`.")
 @click.option("--detections", help="Boxes of another program instead: a file, or a folder with one per id.")
 @click.option("--stage", type=click.Choice(["detect", "link", "features"]), default="features", help="Stop after it.")
-@click.option(
-    "--out",
-    "-o",
-    type=click.Path(path_type=Path),
-    envvar="VADX_STORE",
-    default=Path(DEFAULT_STORE),
-    help="The store to write to.",
-)
+@out_option()
 @click.option("--root", type=click.Path(path_type=Path, exists=True), help="Ids are paths below this folder.")
 @click.option("--stride", type=click.IntRange(min=1), default=1, help="Look at every so many frames.")
 @click.option("--det-score", type=float, default=DEFAULT_SCORE_THRESHOLD, help="Boxes with a greater score are kept.")
@@ -90,6 +83,7 @@ _DEFAULT_NETWORK = "c3d"
 )
 @click.option("--overlay", type=click.Path(path_type=Path), help="Draw the tubes into a video: a file or a folder.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="A picture of the longest tubes: a file or a folder.")
+@decoding_options
 @run_options(force="Do every stage of every video again.", verbose="Print a line for every stage of every video.")
 @click.pass_context
 @click.option_panel(
@@ -132,7 +126,7 @@ def tubes(ctx: click.Context, /, **options: Any) -> int:
     from ..tube_detection import DetectionFiles
 
     check_context(ctx)
-    limits = run_limits(options)
+    limits = {**run_limits(options), "decode_limits": decode_limits(options)}
     _check_together(ctx, options)
     found = find_part(options)
     plans = _plans(options)

@@ -289,7 +289,7 @@ ARRAYS: Mapping[str, tuple[bytes, str]] = {
     "a record": (npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", b"0" * 4), "are numbers"),
     "whole numbers": (npy("{'descr': '<i4', 'fortran_order': False, 'shape': (1, 1, 1)}", b"0" * 4), "are floating"),
     "one axis": (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", b"0" * 4), "with 2 or 3 axes"),
-    "no clip": (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (0, 1, 4)}"), "with 2 or 3 axes"),
+    "no clip": (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (0, 1, 4)}"), "holds no clips"),
     "an expression": (npy("__import__('os').getcwd()"), "is no array of numpy"),
     "text": (b"hello", "is no array of numpy"),
     "nothing": (b"", "is no array of numpy"),

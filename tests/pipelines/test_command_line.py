@@ -8,10 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import rich_click as click
 
 from support import Ran, make_video, vadx_environment
+from vadx.pipelines.cli import cli
+from vadx.pipelines.cli.common import decoding_options, out_option, run_options
 
 from .forking import (
     TINY,
@@ -156,6 +160,31 @@ class TestSettings:
         assert found["clip_length"] == (None, "default")
         table = [line.split() for line in vadx_here("doctor", "--settings").out.splitlines()]
         assert ["batch", "5", "VADX_EXTRACT_BATCH"] in table
+
+
+@pytest.mark.parametrize(
+    ("added", "commands"),
+    [
+        (out_option(), ("extract", "tubes")),
+        (out_option("--to"), ("import",)),
+        (run_options(force="", verbose=""), ("extract", "tubes", "import")),
+        (decoding_options, ("extract", "tubes", "score")),
+    ],
+)
+def test_what_several_commands_have_is_one_thing_in_all_of_them(
+    added: Callable[[Callable[[], None]], Callable[[], None]], commands: tuple[str, ...]
+) -> None:
+    def facts(option: click.Parameter) -> dict[str, Any]:
+        # What is done again differs between commands, and so does what a line is of.
+        own = {"help"} if option.name in ("force", "verbose") else set()
+        return {name: value for name, value in option.to_info_dict().items() if name not in own}
+
+    shared = {one.name: facts(one) for one in click.command()(added(lambda: None)).params}
+    assert shared
+    for name in commands:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        assert {one.name: facts(one) for one in command.params if one.name in shared} == shared
 
 
 def test_the_command_in_a_process_of_its_own(tmp_path: Path, vadx: Vadx) -> None:

@@ -42,7 +42,8 @@ BAD: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "objects": (lambda path: np.save(path, np.array([Bomb()]), allow_pickle=True), "features are numbers"),
     "whole numbers": (lambda path: np.save(path, np.zeros((3, 10, DIM), np.int64)), "features are floating"),
     "NaN": (with_nan, "1 of its 400 values are NaN or infinite"),
-    "no rows": (lambda path: save(path, np.zeros((0, 10, DIM))), "floating with 2 or 3 axes"),
+    "no rows": (lambda path: save(path, np.zeros((0, DIM))), "holds no clips: its array has the shape (0, 8)"),
+    "no features": (lambda path: save(path, np.zeros((5, 0))), "holds no features: its array has the shape (5, 0)"),
     "other width": (
         lambda path: save(path, np.zeros((5, 10, 3))),
         "it has 10 x 3 (crop, feature), and the set's",

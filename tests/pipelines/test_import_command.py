@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -231,6 +234,67 @@ def test_an_import_goes_on_where_it_stopped_and_takes_further_folders_of_its_nam
     assert vadx_here(*command, "test", "-q").out.split() == ["Abuse028_x264"]
     (back,) = Store(tmp_path / "store").sets()
     assert len(back) == 3
+
+
+def test_parts_of_an_import_are_all_of_it_and_no_video_twice(tmp_path: Path, vadx_here: Vadx) -> None:
+    for number in range(8):
+        save(tmp_path / f"ucf/v{number}_i3d.npy", random_values(2, 10, DIM, seed=number))
+    command = ("import", "--format", "rtfm", "ucf", "--to", "store")
+    parts = [vadx_here(*command, "--part", f"{number}/3", "-q").out.split() for number in (1, 2, 3)]
+    assert sorted(itertools.chain(*parts)) == [f"v{number}" for number in range(8)]
+    assert len([part for part in parts if part]) > 1
+    planned = vadx_here(*command, "--part", "2/3", "-n").out.splitlines()
+    assert [line.split()[:2] for line in planned] == [["current", name] for name in sorted(parts[1])]
+    assert vadx_here(*command, "--part", "4/3").code == 2
+
+
+def test_an_import_is_given_up_at_the_first_failure_where_that_is_asked_for(tmp_path: Path, vadx_here: Vadx) -> None:
+    rtfm_release(tmp_path / "ucf")
+    (tmp_path / "ucf/Aaa_i3d.npy").write_text("no array")
+    ran = vadx_here("import", "--format", "rtfm", "ucf", "--to", "store", "--fail-fast")
+    assert ran.code == 3
+    assert "0 stored, 0 current, 1 failed, 2 left" in ran.err
+
+
+def test_an_import_that_runs_out_of_its_time_goes_on_with_the_same_command(
+    tmp_path: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rtfm_release(tmp_path / "ucf")
+    save(tmp_path / "ucf/Zzz_i3d.npy", random_values(2, 10, DIM))
+    clock = [0.0]
+
+    def read_slowly(path: Path) -> Any:
+        clock[0] += 1800 * path.name.startswith("Normal") + 1801
+        return np.load(path)
+
+    command = ("import", "--format", "rtfm", "ucf", "--to", "store")
+    with monkeypatch.context() as patch:
+        patch.setattr("vadx.pipelines.stopping.time", SimpleNamespace(monotonic=lambda: clock[0]))
+        patch.setattr("vadx.features.layouts.arrays.read_npy", read_slowly)
+        stopped = vadx_here(*command, "--stop-after", "1h")
+    assert stopped.code == 143, stopped.err
+    assert "stopped: 2 stored, 0 current, 0 failed, 1 left" in stopped.err
+    assert "1 stored, 2 current" in vadx_here(*command).err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_import_ends_at_a_signal_and_goes_on_with_the_same_command(
+    number: signal.Signals, tmp_path: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rtfm_release(tmp_path / "ucf")
+
+    def read_and_stop(path: Path) -> Any:
+        os.kill(os.getpid(), number)
+        return np.load(path)
+
+    command = ("import", "--format", "rtfm", "ucf", "--to", "store")
+    with monkeypatch.context() as patch:
+        patch.setattr("vadx.features.layouts.arrays.read_npy", read_and_stop)
+        stopped = vadx_here(*command)
+    assert stopped.code == (130 if number == signal.SIGINT else 143)
+    assert "Traceback" not in stopped.err
+    assert "stopped: 1 stored, 0 current, 0 failed, 1 left" in stopped.err
+    assert "1 stored, 1 current" in vadx_here(*command).err
 
 
 def test_what_is_said_of_frames_is_part_of_what_a_shard_is_made_from(tmp_path: Path, vadx_here: Vadx) -> None:

@@ -14,6 +14,8 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from support import Ran, make_video
+from vadx.errors import UsageError
+from vadx.extract.decode_limits import DecodeLimits
 from vadx.extract.library import extract_video, load_backbone
 from vadx.extract.video import VideoReader
 from vadx.features.store import Store
@@ -250,6 +252,25 @@ def test_what_cannot_be_meant_is_refused_before_any_work(
     assert ran.code == 2
     assert says in ran.err
     assert not (tmp_path / "store").exists()
+
+
+def test_what_decoders_may_take_is_said_as_of_extract(
+    tmp_path: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[DecodeLimits] = []
+
+    def noting(*_arguments: object, decode_limits: DecodeLimits, **_options: object) -> None:
+        told.append(decode_limits)
+        msg = "enough is known"
+        raise UsageError(msg)
+
+    monkeypatch.setattr("vadx.pipelines.run.run_videos", noting)
+    write_tiny_model(tmp_path / "model")
+    make_video(tmp_path / "x.mp4", num_frames=20)
+    said = ("--decoder-memory", "1.5GB", "--stall-timeout", "2m", "--video-timeout", "3h")
+    assert "enough is known" in vadx_here("score", "model", "x.mp4", *HERE, *said).err
+    assert told == [DecodeLimits(memory_bytes=1_500_000_000, stall_seconds=120, video_seconds=10_800)]
+    assert "--stall-timeout is a time" in vadx_here("score", "model", "x.mp4", *HERE, "--stall-timeout", "soon").err
 
 
 def test_what_is_no_model_is_named(tmp_path: Path, vadx_here: Vadx) -> None:
