@@ -245,7 +245,7 @@ def _damaged(error: ShardError, feature_set: FeatureSet) -> ShardError:
         f"{error.evidence}. Nothing was packed. List what is damaged with: vadx verify {feature_set.path}; then repeat "
         "the extract command that made the set, and pack again"
     )
-    return ShardError(error.path, error.damage, evidence)
+    return ShardError(error.path, error.damage, evidence, cure="")
 
 
 def _content_sha256(feature_set: FeatureSet, headers: Mapping[str, ShardHeader], failures: list[FailureRecord]) -> str:

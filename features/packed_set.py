@@ -361,7 +361,8 @@ class PackedSet(FeatureSet):
             yield self._file.get()
         except ShardError as error:
             if identifier is not None:
-                raise ShardError(error.path, error.damage, f"{identifier}: {error.evidence}; {cure}") from error
+                evidence = f"{identifier}: {error.evidence}; {cure}"
+                raise ShardError(error.path, error.damage, evidence, cure="") from error
             msg = f"{self.path}: not a packed feature set that vadx can read: {error.evidence}; {cure}"
             raise StoreError(msg) from error
         except StoreError:
@@ -369,7 +370,7 @@ class PackedSet(FeatureSet):
         except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
             if identifier is not None:
                 evidence = f"{identifier}: its part of the file cannot be read; {cure}"
-                raise ShardError(str(self.path), "structure", evidence) from error
+                raise ShardError(str(self.path), "structure", evidence, cure="") from error
             msg = f"{self.path}: not a packed feature set, or a damaged one; {cure}"
             raise StoreError(msg) from error
 

@@ -143,7 +143,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
         msg = f"{path}: {error.evidence}; copy the file again, or check which layout this folder has"
         raise UsageError(msg) from error
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-        msg = f"{path} is no HDF5 file of features, or a damaged one ({error}); copy it again"
+        msg = f"{path} is no HDF5 file of features, or a damaged one; copy it again"
         raise UsageError(msg) from error
 
 

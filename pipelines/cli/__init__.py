@@ -40,6 +40,7 @@ COMMANDS = {
     "slurm-script": "slurm",
     "probe": "machine",
     "doctor": "machine",
+    "errors": "errors",
     "manifest": "manifest",
     "backbones": "machine",
     "detectors": "machine",
@@ -51,7 +52,9 @@ COMMANDS = {
 """Command -> the module of this package that holds it."""
 
 
-_LISTINGS = frozenset({"ls", "info", "backbones", "detectors", "presets", "weights", "doctor", "manifest", "runs"})
+_LISTINGS = frozenset(
+    {"ls", "info", "backbones", "detectors", "presets", "weights", "doctor", "manifest", "runs", "errors"}
+)
 _OUTPUT_REFUSED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 

@@ -32,14 +32,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CodeInfo:
-    """What a stable failure code means to a person.
+    """What a stable failure code means to a person. ``cure`` begins with a verb and needs no full stop.
 
-    ``retriable`` says whether trying again without changing the file can help.
+    ``retriable`` says whether trying again without changing the file can help; ``of_inputs``, that it lies in what a
+    command was given, and in no file.
     """
 
     cause: str
     cure: str
     retriable: bool = False
+    of_inputs: bool = False
+
+    @property
+    def remembered(self) -> bool:
+        """Whether the failure stands in ``failed/``: it is told again without decoding, until the file changes."""
+        return not (self.retriable or self.of_inputs)
 
 
 CODES: Mapping[str, CodeInfo] = MappingProxyType(
@@ -47,7 +54,7 @@ CODES: Mapping[str, CodeInfo] = MappingProxyType(
         "VIDEO_MISSING": CodeInfo("the file does not exist", "check the path or the list that named it"),
         "VIDEO_UNREADABLE": CodeInfo(
             "the system refused to read the file",
-            "check permissions and the mount, then repeat with --retry-failed",
+            "check permissions and the mount, then repeat the same command",
             retriable=True,
         ),
         "VIDEO_NOT_REGULAR": CodeInfo(
@@ -91,7 +98,7 @@ CODES: Mapping[str, CodeInfo] = MappingProxyType(
             "too few frames for one clip under this tail rule", "use a tail rule that fills, such as --tail repeat_last"
         ),
         "VIDEO_CHANGED_DURING_READ": CodeInfo(
-            "the file changed while it was read", "wait until its writer is done, then repeat with --retry-failed",
+            "the file changed while it was read", "wait until its writer is done, then repeat the same command",
             retriable=True,
         ),
         "DETECTIONS_UNREADABLE": CodeInfo(
@@ -115,7 +122,9 @@ CODES: Mapping[str, CodeInfo] = MappingProxyType(
             "the worker that was at it ended, each time it was tried",
             "look at the workers' logs, then repeat the same command", retriable=True,
         ),
-        "KEY_COLLISION": CodeInfo("another video has the same id", "rename one of them, or give --root"),
+        "KEY_COLLISION": CodeInfo(
+            "another video has the same id", "rename one of them, or give --root", of_inputs=True
+        ),
         "FEATURE_NONFINITE": CodeInfo(
             "the network returned NaN or infinity", "repeat with --precision fp32 --retry-failed"
         ),
@@ -189,19 +198,26 @@ class StoreWriteError(StoreError):
     exit_code = 6
 
 
+_SHARD_CURE = "Nothing of it was used. Run vadx verify, then repeat the command that made it: it is made again"
+
+
 class ShardError(StoreError):
-    """One shard is not what it claims to be. ``damage`` is the kind, one of `features.shard.DAMAGE`."""
+    """One shard is not what it claims to be. ``damage`` is the kind, one of `features.shard.DAMAGE`.
+
+    ``cure`` is what the message ends with; "" where the evidence says what to do.
+    """
 
     exit_code = 4
 
-    def __init__(self, path: str, damage: str, evidence: str) -> None:
+    def __init__(self, path: str, damage: str, evidence: str, cure: str = _SHARD_CURE) -> None:
         self.path = path
         self.damage = damage
         self.evidence = evidence
-        super().__init__(f"{path}: {damage}: {evidence}")
+        self.cure = cure
+        super().__init__(f"{path}: {damage}: {evidence}" + (f". {cure}" if cure else ""))
 
-    def __reduce__(self) -> tuple[type[ShardError], tuple[str, str, str]]:
-        return type(self), (self.path, self.damage, self.evidence)
+    def __reduce__(self) -> tuple[type[ShardError], tuple[str, str, str, str]]:
+        return type(self), (self.path, self.damage, self.evidence, self.cure)
 
 
 class WeightsError(VadxError, LookupError):
@@ -234,3 +250,100 @@ class Stopped(VadxError, KeyboardInterrupt):
     def __init__(self, signal_number: int, cause: str | None = None) -> None:
         super().__init__(f"stopped {cause or f'by signal {signal_number}'}; the same command resumes")
         self.exit_code = 130 if signal_number == 2 else 143
+
+
+@dataclass(frozen=True, slots=True)
+class RunErrorInfo:
+    """What an error that ends a command means to a person: its cause, what has become of the work, what to do."""
+
+    cause: str
+    consequence: str
+    cure: str
+
+
+_NOTHING_BEGUN = "the command does not begin, and nothing is written"
+_RESUMES = "the run ends; what was stored is whole, and the same command resumes"
+
+RUN_ERRORS: Mapping[type[VadxError], RunErrorInfo] = MappingProxyType(
+    {
+        UsageError: RunErrorInfo(
+            "an option, a setting, a list or a label file cannot be meant",
+            _NOTHING_BEGUN,
+            "change what the message names; `vadx COMMAND --help` lists every option",
+        ),
+        RecipeError: RunErrorInfo(
+            "a recipe contradicts itself, or holds what this vadx does not know",
+            _NOTHING_BEGUN,
+            "change the option that the message names, or update vadx",
+        ),
+        NoInputError: RunErrorInfo(
+            "no video, file or id matched",
+            _NOTHING_BEGUN,
+            "check the path, the glob or the list; `vadx extract --dry-run` says what is found",
+        ),
+        VideoError: RunErrorInfo(
+            "one video cannot be used, for a reason with a code of the table above",
+            "in a run this video fails, and the others go on; a command about one video ends",
+            "do what the table says of the code",
+        ),
+        FeatureError: RunErrorInfo(
+            "the features of one video are unusable",
+            "in a run this video fails, and the others go on; a command about one video ends",
+            "do what the table says of the code",
+        ),
+        StoreError: RunErrorInfo(
+            "a folder or a file is not the store, set, packed file, bags file or model that it should be, is damaged, "
+            "or was written by a newer vadx",
+            "the command ends; what it read is as it was",
+            "restore the file from a copy, or make it again as the message says; where a newer vadx wrote it, update "
+            "vadx",
+        ),
+        StoreWriteError: RunErrorInfo(
+            "the disk refused a write: full, over its quota, read-only, or broken",
+            f"{_RESUMES}; no part of a file is left under its name",
+            "make room, or give another `--out`, and repeat the command",
+        ),
+        ShardError: RunErrorInfo(
+            "a shard is damaged, or not what its place says; the message names the kind of damage",
+            "the command ends without using it; extracting makes it again, `vadx verify` names all of its kind",
+            "run `vadx verify`, then repeat the command that made the set",
+        ),
+        WeightsError: RunErrorInfo(
+            "weights are missing, are another file than the one that is known, or would run code",
+            "the command ends before any video; nothing of the file was run",
+            "type `vadx weights fetch NAME`, or `vadx weights add FILE --as NAME`",
+        ),
+        ResourceError: RunErrorInfo(
+            "there is too little memory for a batch, or for another process",
+            _RESUMES,
+            "give a smaller `--batch`, or fewer `--decoders`",
+        ),
+        ClusterError: RunErrorInfo(
+            "the scheduler, or every worker, is gone or cannot be started",
+            _RESUMES,
+            "start the scheduler or look at the workers' logs, and repeat the command",
+        ),
+        Stopped: RunErrorInfo(
+            "a signal, or the time of `--stop-after`, asked the run to end",
+            f"videos that are being stored are stored; {_RESUMES}",
+            "repeat the command",
+        ),
+    }
+)
+"""Error of a run -> what it means. Its exit code is the class's own; that of `Stopped`, the signal's."""
+
+EXIT_CODES: Mapping[int, str] = MappingProxyType(
+    {
+        0: "fine, also when nothing was left to do, and where videos are degraded",
+        1: "failed: a store, set or model cannot be used as it is; with a traceback, a bug of vadx",
+        2: "usage: something cannot be meant",
+        3: "finished, or stopped by `--fail-fast` or `--max-failures`, and some or all videos failed, now or before",
+        4: "a check found problems (`verify`, `diff`, `probe`, `doctor`, `export --check`, `manifest --check`), or a "
+        "command met a damaged shard",
+        5: "no input matched",
+        6: "the environment stopped the run: the disk, the weights, the memory, the cluster",
+        130: "interrupted (Ctrl-C)",
+        143: "ended by SIGTERM or SIGUSR1, or by `--stop-after`",
+    }
+)
+"""Exit code of the command line -> what it says. After 3, 6, 130 and 143 the same command resumes."""
