@@ -26,6 +26,7 @@ import numpy as np
 
 from ..errors import ShardError, StoreError
 from .keys import key_of
+from .guarded_file import GuardedFile
 from .timeline import ClipFeatures, VideoFacts
 
 if TYPE_CHECKING:
@@ -181,8 +182,8 @@ def verify_shard(
 ) -> None:
     """Check one shard against its own header and, if given, the set's recipe and the key of its place.
 
-    The quick check reads 512 bytes; the full one hashes the body and then has ``read`` read the HDF5 image, which is
-    `open_shard` unless the set is of another kind.
+    The quick check reads 512 bytes; the full one has ``read`` read all of it, which hashes the body before HDF5 sees
+    it: `open_shard`, unless the set is of another kind.
 
     Raises
     ------
@@ -198,19 +199,8 @@ def verify_shard(
         )
     if key is not None and header.key != key:
         raise ShardError(str(path), "stranger", f"its header names key {header.key!r}")
-    if not full:
-        return
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            file.seek(HEADER_BYTES)
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise ShardError(str(path), "unreadable", error.strerror or str(error)) from error
-    if digest.hexdigest() != header.body_sha256:
-        raise ShardError(str(path), "body", "its sha256 is not the one in its header")
-    (read or open_shard)(path)
+    if full:
+        (read or open_shard)(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +226,11 @@ def open_shard(path: Path) -> ShardContent:
     FileNotFoundError
         if there is no such file.
     ShardError
-        if it is damaged or does not hold what a shard holds. Links, external storage, virtual data sets and
-        unknown filters are refused before any data is read.
+        if it is damaged or does not hold what a shard holds. The body's sha256 is compared before HDF5 sees it; links,
+        external storage, virtual data sets and unknown filters are refused before any data is read.
     """
     header = read_header(path)
-    with shard_image(path) as file:
+    with shard_image(path, header.body_sha256) as file:
         identifier, features = _read_image(path, file)
     check_id(path, identifier, header)
     return ShardContent(identifier, features, header)
@@ -258,7 +248,7 @@ class ShardOutline:
 
 
 def read_outline(path: Path) -> ShardOutline:
-    """Read a shard's id, shape and facts. Raises as `open_shard`."""
+    """Read a shard's id, shape and facts, of which only what HDF5 itself checks is checked. Raises as `open_shard`."""
     header = read_header(path)
     with shard_image(path) as file:
         shape = _own_dataset(path, file, "features").shape
@@ -285,12 +275,18 @@ def _span(seconds: NDArray[np.float64] | h5py.Dataset) -> float:
 
 
 @contextmanager
-def shard_image(path: Path) -> Iterator[h5py.File]:
-    """Open a shard's HDF5 image, and turn whatever HDF5 raises into `ShardError`."""
+def shard_image(path: Path, body_sha256: str | None = None) -> Iterator[h5py.File]:
+    """Open a shard's HDF5 image, and turn whatever HDF5 raises into `ShardError`.
+
+    ``body_sha256`` is compared with that of the body first: HDF5's own checksums miss texts, and chunks of zeros.
+    """
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            yield file
-    except ShardError:
+        with GuardedFile(path) as image:
+            if body_sha256 is not None:
+                _check_body(path, image, body_sha256)
+            with h5py.File(image, "r") as file:
+                yield file
+    except (ShardError, FileNotFoundError):
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise ShardError(str(path), "structure", "the HDF5 image cannot be read") from error
@@ -300,6 +296,15 @@ def check_id(path: Path, identifier: str, header: ShardHeader) -> None:
     # HDF5 keeps texts where no checksum covers them: a flipped bit would rename the video.
     if key_of(identifier) != header.key:
         raise ShardError(str(path), "stranger", f"its header names key {header.key!r}, its image video {identifier!r}")
+
+def _check_body(path: Path, image: GuardedFile, expected: str) -> None:
+    try:
+        found = image.sha256(HEADER_BYTES)
+    except OSError as error:
+        raise ShardError(str(path), "unreadable", error.strerror or str(error)) from error
+    if found != expected:
+        raise ShardError(str(path), "body", "its sha256 is not the one in its header")
+
 
 
 _DATASETS: Mapping[str, tuple[str, ...]] = {

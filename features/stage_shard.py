@@ -151,7 +151,7 @@ def open_stage_shard(path: Path, kind: str) -> StageShard:
         if it is damaged, or does not hold what a shard of this kind holds.
     """
     header = read_header(path)
-    with shard_image(path) as file:
+    with shard_image(path, header.body_sha256) as file:
         datasets = _datasets(path, file, kind)
         arrays = {name: dataset[()] for name, dataset in datasets.items()}
         identifier, facts = _attributes(path, file, kind)

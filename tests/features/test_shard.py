@@ -238,15 +238,14 @@ def test_the_loader_gives_the_right_data_or_an_error(large: Path) -> None:
             else:
                 assert content.id == right.id, at
                 assert same(content.features, right.features), at
-    assert set(damages) <= {"structure", "stranger"}
-    assert len(damages) > 200
+    assert damages == ["body"] * 400
 
 
 def test_a_changed_id_is_not_handed_out(small: Path) -> None:
     at = small.read_bytes().index(VIDEO.encode())
     for offset in range(len(VIDEO)):
         with overwritten(small, at + offset, flipped(small, at + offset, 0)), pytest.raises(ShardError) as caught:
-            open_shard(small)
+            read_outline(small)
         assert caught.value.damage in {"structure", "stranger"}
 
 
