@@ -277,6 +277,9 @@ class BagFile:
             if version > BAGS_VERSION:
                 msg = f"{self.path}: a newer vadx wrote it (bags format {version}); update vadx"
                 raise StoreError(msg)
+            missing = [name for name in ("rule", "recipe_digest", "provenance") if name not in attributes]
+            if missing:
+                raise ShardError(str(self.path), "structure", f"it lacks {', '.join(missing)}")
             datasets = {
                 name: checked_dataset(self.path, file, name, kind=_KINDS[name], num_axes=len(axes))
                 for name, axes in _AXES.items()
@@ -384,5 +387,5 @@ class BagFile:
         except StoreError:
             raise
         except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
-            msg = f"{self.path}: not a bags file, or a damaged one ({error}); {_AGAIN}"
+            msg = f"{self.path}: not a bags file, or a damaged one; {_AGAIN}"
             raise StoreError(msg) from error

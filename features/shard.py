@@ -121,7 +121,8 @@ def parse_header(path: Path, block: bytes) -> ShardHeader:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ShardError(str(path), "header", "it does not begin with a vadx header") from error
     if isinstance(version, int) and version > FORMAT_VERSION:
-        raise ShardError(str(path), "format", f"format {version}, this vadx reads up to {FORMAT_VERSION}; update vadx")
+        evidence = f"written by a newer vadx in format {version}; this one reads up to {FORMAT_VERSION}: update vadx"
+        raise ShardError(str(path), "format", evidence, cure="")
     try:
         header = ShardHeader(raw["len"], raw["sha256"], raw["key"], raw["recipe"], raw["source"])
     except KeyError as error:

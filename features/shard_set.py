@@ -187,6 +187,11 @@ class ShardSet(ABC):
         """Look at what stands at a video's place: its header, the damage instead of one, or nothing.
 
         Damage behind the header is known only if `verify` found it.
+
+        Raises
+        ------
+        ShardError
+            if a newer vadx wrote it: it may be whole, and must not be replaced.
         """
         path = self.shard_path(identifier)
         try:
@@ -194,6 +199,8 @@ class ShardSet(ABC):
         except FileNotFoundError:
             return None
         except ShardError as error:
+            if error.damage == "format":
+                raise
             return error
         return _read_damage(self._damage_path(path.stem), path) or header
 
