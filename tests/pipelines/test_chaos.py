@@ -1,0 +1,101 @@
+"""Workers that are killed at random over videos that crash, hang and starve their decoders."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from vadx_chaos import (
+    MISHAPS,
+    Decode,
+    Strike,
+    chaos_environment,
+    decodes,
+    shard_times,
+    strike,
+    too_often,
+    workers_below,
+)
+
+from support import Ran, make_video
+from vadx.features.keys import key_of
+
+from .forking import TINY, events, shard_hashes
+
+Vadx = Callable[..., Ran]
+
+SEED = 8
+NUM_GOOD, NUM_KILLS = 8, 3
+
+pytestmark = [
+    pytest.mark.timeout(240),
+    # Dask leaves sockets of its own to the collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+class TestJudging:
+    SEEN = (Decode("a", 1, 10.0), Decode("b", 2, 11.0), Decode("a", 2, 20.0))
+
+    def test_a_video_is_decoded_again_for_a_worker_that_was_killed_at_it(self) -> None:
+        assert too_often(self.SEEN, [Strike(1, 12.0)], {"a": 21.0, "b": 12.0}) == {}
+
+    # None; another worker's; after it was stored.
+    @pytest.mark.parametrize("strikes", [[], [Strike(3, 12.0)], [Strike(1, 22.0)]])
+    def test_for_nothing_else(self, strikes: list[Strike]) -> None:
+        assert too_often(self.SEEN, strikes, {"a": 21.0, "b": 12.0}) == {"a": (2, 1)}
+
+    def test_one_that_was_never_stored_is_still_worked_on(self) -> None:
+        assert too_often(self.SEEN, [Strike(1, 99.0, signal.SIGSTOP)], {"b": 12.0}) == {}
+
+
+def test_kills_and_bad_videos_cost_no_more_than_they_must(
+    vadx_here: Vadx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    print(f"seed {SEED}")
+    for number in range(NUM_GOOD):
+        make_video(tmp_path / f"v/good/v{number}.mp4", num_frames=20 + number, seed=number)
+    for name in MISHAPS:
+        make_video(tmp_path / f"v/bad/{name}.mp4", num_frames=24, seed=99)
+    assert vadx_here(*TINY, "v/good", "--root", "v", "--out", "quiet").code == 0
+
+    for name, value in chaos_environment(tmp_path / "notes", seconds=0.5).items():
+        monkeypatch.setenv(name, value)
+    before, done, struck = workers_below(os.getpid()), threading.Event(), list[Strike]()
+
+    def striking() -> None:
+        struck.extend(
+            strike(
+                os.getpid(), random.Random(SEED), num_kills=NUM_KILLS, pause=(0.3, 1.2), is_over=done.is_set,
+                spared=before, notes=tmp_path / "notes",
+            )
+        )  # fmt: skip
+
+    killer = threading.Thread(target=striking)
+    killer.start()
+    try:
+        ran = vadx_here(
+            *TINY, "v/good", "v/bad", "--root", "v", "--out", "store", "--workers", "2", "--decoders", "1", "--json",
+            "--stall-timeout", "10s", "--decoder-memory", "500MB",
+        )  # fmt: skip
+    finally:
+        done.set()
+        killer.join()
+    assert ran.code == 3, ran.err
+    assert len(struck) == NUM_KILLS
+    codes = {line["id"]: line["code"] for line in events(ran, "video") if line["status"] == "failed"}
+    assert codes == {f"bad/{name}": code for name, (_, code) in MISHAPS.items()}
+    assert shard_hashes(tmp_path / "store") == shard_hashes(tmp_path / "quiet")
+    good = [one for one in decodes(tmp_path / "notes") if one.name not in MISHAPS]
+    assert too_often(good, struck, by_name(tmp_path)) == {}, "\n".join(map(str, [*good, *struck]))
+
+
+def by_name(folder: Path) -> dict[str, float]:
+    """Give when each good video was stored, by the name of its file."""
+    times = shard_times(folder / "store")
+    return {f"v{n}": times[key_of(f"good/v{n}")] for n in range(NUM_GOOD)}
