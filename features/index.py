@@ -197,6 +197,24 @@ def _parse_hints(line: bytes) -> dict[str, Hint]:
         return {}
 
 
+def index_damage(path: Path) -> str | None:
+    """Say what is wrong with an index, None if nothing is or there is none.
+
+    No one but `verify` asks: it is made again wherever it cannot be read.
+    """
+    try:
+        with path.open("rb", buffering=_BUFFER_BYTES) as file:
+            head, names, rows, listing_check, hints, hints_check = (file.readline() for _ in range(6))
+            rest = file.read(1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error.strerror or str(error)
+    whole = listing_check == _check("listing", names, rows) and hints_check == _check("sources", hints) and not rest
+    of_other_version = not whole and head != _head() and re.fullmatch(rb'\{"vadx":[0-9]+,\n', head) is not None
+    return None if of_other_version or (whole and head == _head()) else "its lines are not those that were written"
+
+
 def write_index(index: Index, path: Path, tmp: Path, *, hints: Mapping[str, Hint] | None = None) -> None:
     """Replace the index with one that `Index.settled` gave, keeping the hints there and adding ``hints``.
 

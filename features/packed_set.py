@@ -230,7 +230,7 @@ class PackedSet(FeatureSet):
         ShardError
             if the file is damaged there.
         """
-        return self.content(identifier).features
+        return self.content(identifier, check=True).features
 
     def content(self, identifier: str, *, check: bool = False) -> ShardContent:
         """Read one video with the digests that it was stored under; ``check`` compares all with their sha256.

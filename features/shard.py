@@ -60,6 +60,7 @@ DAMAGE: Mapping[str, str] = {
 }
 """Kinds of damage that `read_header`, `verify_shard` and `open_shard` can name."""
 
+    "record": "a note beside the shards is not what was written",
 
 @dataclass(frozen=True, slots=True)
 class ShardHeader:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..errors import CODES, RecipeError, ShardError, StoreError, StoreWriteError, VideoError
-from .index import Hint
+from .checked_json import CHECK, with_check, without_check
+from .index import Hint, index_damage
 from .keys import as_text, folder_of, key_of
 from .publish import Published, make_directory, publish_bytes, publish_file
 from .shard import ShardHeader, read_header, verify_shard
@@ -66,6 +67,9 @@ class Decision:
 
 CHANGED = "the video changed"
 """The reason of `decide` where a shard was made of other bytes than the video now has."""
+
+_RECIPE_MEMBERS = frozenset({"vadx", "kind", "digest", "recipe", "preset", "weights_name", CHECK})
+_NOTE_CURE = "The next run makes it again"
 
 PARTIAL_CODES = frozenset({"VIDEO_TRUNCATED", "VIDEO_DAMAGED"})
 """Failures that ``--allow-partial`` accepts."""
@@ -137,8 +141,8 @@ class ShardSet(ABC):
         if not isinstance(version, int) or not {type(self.preset), type(self.weights_name)} <= {str, type(None)}:
             msg = f"{path / 'recipe.json'}: not a recipe that this vadx can read; restore the file from a copy"
             raise StoreError(msg)
-        if digest != self.digest:
-            msg = f"{path / 'recipe.json'}: the recipe and its digest disagree; restore the file from a copy"
+        if digest != self.digest or not _is_as_written(raw):
+            msg = f"{path / 'recipe.json'}: it was changed after it was written; restore the file from a copy"
             raise StoreError(msg)
 
     @abstractmethod
@@ -261,8 +265,7 @@ class ShardSet(ABC):
         """Remember a terminal failure. Raises `StoreWriteError` if the disk refused."""
         final = self.failure_path(record.id)
         make_directory(final.parent)
-        data = json.dumps({"vadx": STORE_VERSION, **asdict(record)}, sort_keys=True).encode() + b"\n"
-        publish_bytes(data, final, self.tmp, replace=True)
+        publish_bytes(_record_bytes(record), final, self.tmp, replace=True)
 
     def failure(self, identifier: str) -> FailureRecord | None:
         """Give the remembered failure of a video; a record that cannot be read counts as none."""
@@ -276,7 +279,8 @@ class ShardSet(ABC):
     def verify(self, *, full: bool = True) -> Iterator[tuple[Path, ShardError | None]]:
         """Check every shard: yields its path and what is wrong with it, None if nothing is.
 
-        Damage that the full check finds is remembered, so that `action` has the shard made again.
+        Damage that the full check finds is remembered, so that `action` has the shard made again. It also yields
+        records of failures and the index where they are damaged: they count as none, and the next run makes them again.
         """
         for path in sorted(self.shard_paths()):
             try:
@@ -293,6 +297,16 @@ class ShardSet(ABC):
                 if full:
                     self._forget_damage(path.stem)
                 yield path, None
+        if full:
+            yield from self._damaged_notes()
+
+    def _damaged_notes(self) -> Iterator[tuple[Path, ShardError]]:
+        for path in sorted((self.path / "failed").glob("*/*.json")):
+            if _record_is_damaged(path):
+                yield path, ShardError(str(path), "record", "it is no failure that vadx wrote", _NOTE_CURE)
+        evidence = index_damage(self.index_path)
+        if evidence is not None:
+            yield self.index_path, ShardError(str(self.index_path), "record", evidence, _NOTE_CURE)
 
     def _damage_path(self, key: str) -> Path:
         return self.path / "damaged" / folder_of(key) / f"{key}.json"
@@ -318,9 +332,25 @@ def failure_of(identifier: str, error: VideoError, source: str | None, *, strict
     return FailureRecord(identifier, error.code, as_text(error.path), error.evidence, source, strict)
 
 
+def _record_bytes(record: FailureRecord) -> bytes:
+    return json.dumps(with_check({"vadx": STORE_VERSION, **asdict(record)}), sort_keys=True).encode() + b"\n"
+
+
+def _record_is_damaged(path: Path) -> bool:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    record = _read_failure(path)
+    # Those of an older vadx hold no check.
+    return record is None or (f'"{CHECK}"'.encode() in data and data != _record_bytes(record))
+
+
 def _read_failure(path: Path) -> FailureRecord | None:
     try:
-        raw = json.loads(path.read_bytes())
+        raw = without_check(json.loads(path.read_bytes()))
         raw.pop("vadx")
         record = FailureRecord(**raw)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -336,6 +366,14 @@ def _read_damage(note: Path, shard: Path) -> ShardError | None:
         return ShardError(str(shard), str(raw["damage"]), str(raw["evidence"]))
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def _is_as_written(raw: Mapping[str, Any]) -> bool:
+    try:
+        without_check(raw)
+    except ValueError:
+        return False
+    return set(raw) <= _RECIPE_MEMBERS
 
 
 def read_recipe_file(folder: Path) -> dict[str, Any]:

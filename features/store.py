@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import StoreError
+from .checked_json import with_check
 from .index import Hint, Index, Listing, clock_ns, load_index, refresh, write_index
 from .publish import make_directory, publish_bytes
 from .recipe import Recipe
@@ -223,7 +224,8 @@ class Store:
         path = self.path / f"{slug}-{digest[:8]}"
         for directory in (path / "shards", path / "failed", path / "tmp", path / "runs"):
             make_directory(directory)
-        data = json.dumps({"vadx": STORE_VERSION, "digest": digest, **raw}, sort_keys=True, indent=1).encode() + b"\n"
+        whole = with_check({"vadx": STORE_VERSION, "digest": digest, **raw})
+        data = json.dumps(whole, sort_keys=True, indent=1).encode() + b"\n"
         publish_bytes(data, path / "recipe.json", path / "tmp")
         made = kind(path)
         if made.digest != digest:

@@ -15,13 +15,15 @@ So do ``method``, ``variant`` and ``settings``; ``classes``, names in the order 
 ``choice``, what was measured while it trained and which checkpoint is best; ``training``; and what a training that
 resumes knows its bags by, ``videos_sha256``, ``bags_sha256`` and ``inputs``. Older models lack some of these.
 
-The network's files carry their iteration and measurement in the JSON of their header, under ``vadx``. Each file appears
+The network's files carry their iteration and measurement in the JSON of their header, under ``vadx``, and the sha256 of
+that and of their tensors; ``model.json`` carries a check of its own, which an older one lacks. Each file appears
 whole or not at all. No clock time, machine or path stands in them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,10 +31,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..errors import StoreError, UsageError
+from ..features.checked_json import CHECK, with_check, without_check
 from ..features.publish import publish_bytes
 from .methods import Method, find_method
 
@@ -45,6 +49,10 @@ Which = Literal["last", "best"]
 MODEL_JSON = "model.json"
 METRICS = "metrics.jsonl"
 STATE = "state.safetensors"
+
+_HEADER, _DIGEST = "vadx", "sha256"
+"""Name of the JSON in a file's header, and in that of the sha256 of its other members and of the tensors."""
+_HEADER_MEMBERS = frozenset({"iteration", "measured", "last", "best"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +84,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     """
     # Without a copy of its own, a tensor that shares memory with another is refused.
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    publish_bytes(save(own, {"vadx": json.dumps(header, sort_keys=True)}), path, path.parent, replace=True)
+    # One text, because the library writes several in no fixed order.
+    content = save(own, {_HEADER: json.dumps({**header, _DIGEST: _digest(own, header)}, sort_keys=True)})
+    publish_bytes(content, path, path.parent, replace=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -84,11 +94,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         _refuse_special(path)
         with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {})["vadx"])
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118  # it is no dict
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+            header: dict[str, Any] = dict(json.loads((file.metadata() or {})[_HEADER]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         msg = f"{path}: not a file of a vadx model, or a damaged one ({error}); train again: vadx train"
         raise StoreError(msg) from error
+    digest = header.pop(_DIGEST, None)
+    # Files of an older vadx hold no digest.
+    if not header.keys() <= _HEADER_MEMBERS or (digest is not None and digest != _digest(tensors, header)):
+        msg = f"{path}: its tensors are not those that were written, so it is damaged; train again: vadx train"
+        raise StoreError(msg)
+    return tensors, header
+
+
+def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def write_network(folder: Path, which: Which, network: nn.Module, mark: Mark) -> None:
@@ -98,7 +123,7 @@ def write_network(folder: Path, which: Which, network: nn.Module, mark: Mark) ->
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write ``model.json``. Raises `StoreWriteError`."""
-    text = json.dumps({"vadx_model": MODEL_VERSION, **facts}, indent=2, sort_keys=True) + "\n"
+    text = json.dumps(with_check({"vadx_model": MODEL_VERSION, **facts}), indent=2, sort_keys=True) + "\n"
     publish_bytes(text.encode(), folder / MODEL_JSON, folder, replace=True)
 
 
@@ -124,6 +149,12 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if version > MODEL_VERSION:
         msg = f"{path}: a newer vadx wrote it (model format {version}); update vadx"
         raise StoreError(msg)
+    try:
+        facts = without_check({"vadx_model": version, **facts})
+    except ValueError as error:
+        msg = f"{path}: {error}; restore it from a copy, or take its {CHECK!r} out if the change is meant"
+        raise StoreError(msg) from error
+    del facts["vadx_model"]
     return facts
 
 

@@ -543,7 +543,8 @@ def test_the_image_of_another_video_is_a_stranger(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_damage_that_is_raised_is_listed() -> None:
-    assert set(DAMAGE) == {"truncated", "header", "body", "format", "structure", "stranger", "unreadable"}
+    kinds = {"truncated", "header", "body", "format", "structure", "stranger", "unreadable", "record"}
+    assert set(DAMAGE) == kinds
 
 
 def test_clips_that_do_not_add_up_are_refused(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from vadx.errors import StoreError, VadxError
-from vadx.pipelines.model_folder import MODEL_JSON, read_model
+from vadx.pipelines.model_folder import MODEL_JSON, read_model, read_tensors
 
 from .scoring_samples import write_tiny_model
 
@@ -22,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, **changes: Any) -> None:
-    facts = json.loads((folder / MODEL_JSON).read_text())
+    facts = {name: value for name, value in json.loads((folder / MODEL_JSON).read_text()).items() if name != "check"}
     (folder / MODEL_JSON).write_text(json.dumps({**facts, **changes}))
 
 
@@ -60,7 +61,7 @@ def test_a_fact_that_cannot_be_is_refused_by_name(folder: Path, name: str, value
 @pytest.mark.parametrize("name", ["method", "settings", "dim", "num_crops", "rule", "recipe_digest"])
 def test_a_fact_that_is_needed_is_missed_by_name(folder: Path, name: str) -> None:
     facts = json.loads((folder / MODEL_JSON).read_text())
-    del facts[name]
+    del facts[name], facts["check"]
     (folder / MODEL_JSON).write_text(json.dumps(facts))
     with pytest.raises(StoreError, match=name):
         read_model(folder)
@@ -87,3 +88,29 @@ def test_a_named_pipe_is_not_waited_for(folder: Path, name: str) -> None:
     os.mkfifo(folder / name)
     with pytest.raises(StoreError, match=name):
         read_model(folder)
+
+
+@pytest.mark.parametrize("name", ["method", "dim", "crop_pool"])
+def test_a_fact_that_was_changed_is_noticed_unless_the_check_is_gone(folder: Path, name: str) -> None:
+    facts = json.loads((folder / MODEL_JSON).read_text())
+    (folder / MODEL_JSON).write_text(json.dumps({**facts, "check": facts["check"]}))
+    read_model(folder)
+    (folder / MODEL_JSON).write_text(json.dumps({**facts, name: facts["method"] if name != "method" else "lad"}))
+    with pytest.raises(StoreError, match=r"model\.json: it was changed after it was written"):
+        read_model(folder)
+    (folder / MODEL_JSON).write_text(json.dumps({key: value for key, value in facts.items() if key != "check"}))
+    read_model(folder)
+
+
+def test_a_flipped_bit_of_a_network_is_noticed_and_an_older_file_is_read(folder: Path) -> None:
+    path = folder / "last.safetensors"
+    content = path.read_bytes()
+    header_bytes = int.from_bytes(content[:8], "little")
+    for at in range(8 + header_bytes, len(content), len(content) // 50):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
+        with pytest.raises(StoreError, match=r"last\.safetensors: .*damaged"):
+            read_model(folder)
+    path.write_bytes(content)
+    tensors, header = read_tensors(path)
+    save_file(tensors, path, {"vadx": json.dumps(header)})
+    read_model(folder)
