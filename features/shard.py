@@ -25,8 +25,8 @@ import h5py
 import numpy as np
 
 from ..errors import ShardError, StoreError
-from .keys import key_of
 from .guarded_file import GuardedFile
+from .keys import key_of
 from .timeline import ClipFeatures, VideoFacts
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ DAMAGE: Mapping[str, str] = {
     "structure": "the HDF5 image does not hold what a shard holds",
     "stranger": "it belongs to another recipe or another video",
     "unreadable": "the system cannot read the file",
+    "record": "a note beside the shards is not what was written",
 }
 """Kinds of damage that `read_header`, `verify_shard` and `open_shard` can name."""
 
-    "record": "a note beside the shards is not what was written",
 
 @dataclass(frozen=True, slots=True)
 class ShardHeader:
@@ -294,11 +294,6 @@ def shard_image(path: Path, body_sha256: str | None = None) -> Iterator[h5py.Fil
         raise ShardError(str(path), "structure", "the HDF5 image cannot be read") from error
 
 
-def check_id(path: Path, identifier: str, header: ShardHeader) -> None:
-    # HDF5 keeps texts where no checksum covers them: a flipped bit would rename the video.
-    if key_of(identifier) != header.key:
-        raise ShardError(str(path), "stranger", f"its header names key {header.key!r}, its image video {identifier!r}")
-
 def _check_body(path: Path, image: GuardedFile, expected: str) -> None:
     try:
         found = image.sha256(HEADER_BYTES)
@@ -307,6 +302,11 @@ def _check_body(path: Path, image: GuardedFile, expected: str) -> None:
     if found != expected:
         raise ShardError(str(path), "body", "its sha256 is not the one in its header")
 
+
+def check_id(path: Path, identifier: str, header: ShardHeader) -> None:
+    # HDF5 keeps texts where no checksum covers them: a flipped bit would rename the video.
+    if key_of(identifier) != header.key:
+        raise ShardError(str(path), "stranger", f"its header names key {header.key!r}, its image video {identifier!r}")
 
 
 _DATASETS: Mapping[str, tuple[str, ...]] = {
