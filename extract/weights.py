@@ -154,7 +154,7 @@ def read_own(path: Path) -> dict[str, Tensor]:
     from .checkpoints import read_checkpoint
 
     if not path.is_file():
-        msg = f"{path}: {'not a file' if path.exists() else 'no such file'}"
+        msg = f"{path}: {'not a file' if path.exists() else 'no such file'}; check the path"
         raise WeightsError(msg)
     state = read_checkpoint(path)
     if not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -225,7 +225,7 @@ def add(path: Path, name: str, *, force: bool = False) -> WeightsRecord:
     """
     entry = find_entry(name)
     if not path.is_file():
-        msg = f"{path}: {'not a file' if path.exists() else 'no such file'}"
+        msg = f"{path}: {'not a file' if path.exists() else 'no such file'}; check the path"
         raise WeightsError(msg)
     digest = file_sha256(path)
     for source in entry.sources:
@@ -313,14 +313,19 @@ def check_published(entry: WeightsEntry, digest: str, what: str, *, forgets: boo
     expected = entry.sha256 if forgets else _known_sha256(entry)
     if expected is not None and digest != expected:
         msg = f"{what} is refused as {entry.name}: its sha256 is {digest}, expected {expected}"
-        if entry.sha256 is None:
+        if entry.sha256 is not None:
+            msg += "; download the file again, or check that it is the one that the name stands for"
+        else:
             msg += (
                 ", which the first file of this name had; its publisher states none. If that one was wrong: "
                 f"vadx weights add {what} --as {entry.name} --force"
             )
         raise WeightsError(msg)
     if not digest.startswith(entry.sha256_prefix):
-        msg = f"{what} is refused as {entry.name}: its sha256 is {digest}, expected {entry.sha256_prefix}…"
+        msg = (
+            f"{what} is refused as {entry.name}: its sha256 is {digest}, expected {entry.sha256_prefix}…; download the "
+            "file again"
+        )
         raise WeightsError(msg)
 
 

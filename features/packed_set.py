@@ -286,6 +286,10 @@ class PackedSet(FeatureSet):
         except ShardError as error:
             return error
 
+    def all_ids(self) -> list[str]:
+        """Give the id of every video, in order."""
+        return self._listing.ids
+
     def failure(self, identifier: str) -> FailureRecord | None:
         return self._failures.get(identifier)
 

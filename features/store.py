@@ -7,6 +7,7 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from .checked_json import with_check
 from .index import Hint, Index, Listing, clock_ns, load_index, refresh, write_index
 from .publish import make_directory, publish_bytes
 from .recipe import Recipe
-from .shard import open_shard
+from .shard import open_shard, verify_shard
 from .shard_set import CLIPS, STORE_VERSION, ShardSet, read_recipe_file
 from .stage_set import StageRecipe, StageSet
 from .timeline import ClipFeatures
@@ -70,8 +71,8 @@ class FeatureSet(ShardSet, Mapping[str, ClipFeatures]):
     def missing(self, identifier: str) -> KeyError:
         """Give the error of an id that is not there, naming similar ones."""
         near = difflib.get_close_matches(identifier, _neighbours(identifier, self.summaries().ids), n=3)
-        hint = f"; similar: {', '.join(near)}" if near else ""
-        return KeyError(f"no video {identifier!r} in {self.name}{hint}")
+        hint = f"similar: {', '.join(near)}" if near else f"its videos are listed by: vadx ls {self.path}"
+        return KeyError(f"no video {identifier!r} in {self.name}; {hint}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.summaries())
@@ -94,6 +95,21 @@ class FeatureSet(ShardSet, Mapping[str, ClipFeatures]):
     def summaries(self) -> Listing:
         """Give id -> summary of every readable shard, in the order of ids. Opens only shards that changed."""
         return self.index().listing
+
+    def all_ids(self) -> list[str]:
+        """Give the id of every shard, in order: for what is made of the whole set.
+
+        Raises
+        ------
+        ShardError
+            if one is damaged so that a listing leaves it out.
+        """
+        ids = self.summaries().ids
+        if sum(1 for _ in self.shard_paths()) != len(ids):
+            for path in sorted(set(self.shard_paths()) - {self.shard_path(identifier) for identifier in ids}):
+                with suppress(FileNotFoundError):
+                    verify_shard(path, recipe_digest=self.digest, key=path.stem, read=self.read_shard)
+        return ids
 
     def save_index(self, sources: Mapping[str, Hint]) -> None:
         """Rewrite the index, adding source hints. Raises `StoreWriteError` if the disk refused."""
@@ -121,7 +137,7 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
-            msg = f"{self.path}: a store is a folder, this is a file"
+            msg = f"{self.path}: a store is a folder, this is a file; name another place with --out or --store"
             raise StoreError(msg)
 
     def __repr__(self) -> str:

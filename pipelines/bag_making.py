@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import StoreError, UsageError
+from ..errors import ShardError, StoreError, UsageError
 from ..features.bag_file import BagFile, write_bags
 from ..features.bag_rules import segment_rule
 from ..features.bags import make_bag
 from ..features.manifest import ManifestEntry
-from ..features.shard import ShardHeader
 
 if TYPE_CHECKING:
     from ..features.bag_file import Bag
@@ -134,7 +133,7 @@ def ensure_bags(
 def _entries(
     feature_set: FeatureSet, choice: BagChoice, manifest: Manifest | None
 ) -> tuple[dict[str, ManifestEntry], Joined | None]:
-    stored = feature_set.summaries().ids
+    stored = feature_set.all_ids()
     if manifest is None:
         if choice.split is not None:
             msg = f"--split {choice.split} needs a list that says which videos that is: give --manifest FILE"
@@ -171,8 +170,10 @@ def _content_digest(feature_set: FeatureSet, choice: BagChoice, entries: Mapping
     digest = hashlib.sha256(json.dumps(choice.record(), sort_keys=True).encode())
     for identifier, entry in entries.items():
         header = feature_set.header(identifier)
-        if not isinstance(header, ShardHeader):
-            msg = f"{identifier}: its shard is damaged ({header}); the extract command that made it makes it again"
+        if isinstance(header, ShardError):
+            raise header
+        if header is None:
+            msg = f"{identifier}: its shard was removed meanwhile; repeat the command"
             raise StoreError(msg)
         row = [identifier, header.body_sha256, entry.label, entry.class_name]
         digest.update(json.dumps(row).encode() + b"\n")

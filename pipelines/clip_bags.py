@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..errors import StoreError, UsageError
+from ..errors import ShardError, StoreError, UsageError
 from ..features.bags import make_bag
 from ..features.frame_truth import frame_truth
-from ..features.shard import ShardHeader
 from .methods import Batch
 from .methods.lad import UNKNOWN, LadSettings, draw_window, frame_labels
 from .training_bags import ANOMALOUS, NORMAL, digest_of
@@ -104,8 +103,10 @@ class ClipBags:
         digest = hashlib.sha256(json.dumps([CLIPS, self.crop_pool]).encode())
         for identifier, entry in self.entries.items():
             header = self.feature_set.header(identifier)
-            if not isinstance(header, ShardHeader):
-                msg = f"{identifier}: its shard is damaged ({header}); the extract command that made it makes it again"
+            if isinstance(header, ShardError):
+                raise header
+            if header is None:
+                msg = f"{identifier}: its shard was removed meanwhile; repeat the command"
                 raise StoreError(msg)
             row = [identifier, header.body_sha256, entry.label, entry.class_name, entry.spans.tolist()]
             digest.update(json.dumps(row).encode() + b"\n")

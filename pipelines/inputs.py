@@ -139,7 +139,7 @@ def _expand(name: str) -> Iterator[Path]:
             with listing.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
                 yield from list(_lines(lines))
         except OSError as error:
-            msg = f"the list {listing} cannot be read: {error.strerror}"
+            msg = f"the list {listing} cannot be read: {error.strerror}; check the path after @"
             raise UsageError(msg) from error
     elif _GLOB_CHARACTERS & set(name) and not os.path.lexists(name):
         yield from (Path(match) for match in sorted(glob.glob(name, recursive=True)))

@@ -303,6 +303,19 @@ def test_a_store_that_is_not_there_is_empty_and_one_that_is_a_file_is_refused(tm
         Store(write(tmp_path / "file", b""))
 
 
+def test_what_is_made_of_a_whole_set_is_not_made_of_a_part_that_can_be_read(feature_set: FeatureSet) -> None:
+    publish(feature_set, "a")
+    path = publish(feature_set, "b")
+    assert feature_set.all_ids() == ["a", "b"]
+    whole = path.read_bytes()
+    path.write_bytes(b"x" + whole[1:])
+    assert list(feature_set) == ["a"]
+    with pytest.raises(ShardError, match=f"{path.name}: header"):
+        feature_set.all_ids()
+    path.write_bytes(whole)
+    assert feature_set.all_ids() == ["a", "b"]
+
+
 def test_a_set_of_a_newer_vadx_is_refused_as_such(feature_set: FeatureSet) -> None:
     path = feature_set.path / "recipe.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {"vadx": 2, "recipe": "of a new kind"}))
