@@ -172,7 +172,7 @@ def read_checkpoint(path: Path, *, maps: Sequence[KeyMap] = (), trusted_torchscr
             raise TypeError(msg)
         return {key: _as_tensor(value) for key, value in to_own_names(tree, maps).items()}
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        msg = f"{path}: its layout is not one that vadx knows"
+        msg = f"{path}: its layout is not one that vadx knows; download it again, or name another checkpoint"
         raise WeightsError(msg) from error
 
 
@@ -183,6 +183,13 @@ _NO_CHECKPOINT: Mapping[bytes, str] = MappingProxyType(
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _NPZ_SUFFIX = ".npz"
 
+MAX_HEADER_BYTES = 10 << 20
+"""Longest header of a safetensors file: the largest network here has 60 KB of it."""
+
+MAX_RATIO = 4
+MAX_SMALL_BYTES = 16 << 20
+"""Weights hardly shrink: what unpacks to over 16 MiB and 4 times its size is none."""
+
 
 def _read_tree(path: Path, *, trusted_torchscript: bool) -> Any:
     with path.open("rb") as file:
@@ -192,6 +199,7 @@ def _read_tree(path: Path, *, trusted_torchscript: bool) -> Any:
             msg = f"{path} is {what}, not a checkpoint; download the file itself"
             raise WeightsError(msg)
     if path.suffix == ".safetensors":
+        check_header_length(path)
         return safetensors.torch.load_file(path)
     if path.suffix == _NPZ_SUFFIX:
         return _read_npz(path)
@@ -205,28 +213,58 @@ def _read_tree(path: Path, *, trusted_torchscript: bool) -> Any:
     if head.startswith(_LEGACY_TORCH):
         return read_torch(path)
     if head[:1] not in (b"\x80", b"(", b"}", b"]"):
-        msg = f"{path} is no checkpoint: not torch's, safetensors, .npz or a pickle"
+        msg = f"{path} is no checkpoint: not torch's, safetensors, .npz or a pickle; download it again"
         raise WeightsError(msg)
     try:
         return read_array_pickle(path.read_bytes())
     except WeightsError as error:
-        msg = f"{path}: {error}"
+        msg = f"{path}: {error}, and nothing of it was run; download the file that its authors published"
         raise WeightsError(msg) from error
+
+
+def check_header_length(path: Path) -> None:
+    """Refuse a safetensors file whose header is longer than that of any network: the library takes 100 MB of it.
+
+    Raises
+    ------
+    WeightsError
+        with both lengths. A file that is too short for a header passes; the library refuses it.
+    """
+    with path.open("rb") as file:
+        num_bytes = int.from_bytes(file.read(8), "little")
+    if num_bytes > MAX_HEADER_BYTES:
+        msg = f"{path} claims a header of {num_bytes} bytes, more than {MAX_HEADER_BYTES}: it is no checkpoint"
+        raise WeightsError(msg)
+
+
+def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse an archive that unpacks to far more than it is long. torch and numpy.savez store their arrays plainly."""
+    claimed = sum(info.file_size for info in archive.infolist())
+    if claimed > MAX_RATIO * path.stat().st_size + MAX_SMALL_BYTES:
+        msg = f"{path} would unpack to {claimed} bytes, {MAX_RATIO} times its length and more: it is no checkpoint"
+        raise WeightsError(msg)
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
     try:
+        with zipfile.ZipFile(path) as members:
+            _check_members(path, members)
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
+    except WeightsError:
+        raise
     except (*_BROKEN, OSError, zipfile.BadZipFile, zlib.error) as error:
-        msg = f"{path} is not a file of plain numpy arrays, or it is broken"
+        msg = f"{path} is not a file of plain numpy arrays, or it is broken; download it again"
         raise WeightsError(msg) from error
 
 
 def _is_torchscript(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_members(path, archive)
             return any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist())
+    except WeightsError:
+        raise
     except (*_BROKEN, OSError, zipfile.BadZipFile) as error:
         msg = f"{path} is a broken archive; download it again"
         raise WeightsError(msg) from error
@@ -275,7 +313,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
     problems = [f"{what}: {_some(keys)}" for what, keys in (("missing", missing), ("unknown", unknown)) if keys]
     problems += shapes[:3]
     if problems:
-        msg = f"{origin} does not fit {type(network).__name__}: {'; '.join(problems)}"
+        msg = f"{origin} does not fit {type(network).__name__}: {'; '.join(problems)}; name a checkpoint of this network"
         raise WeightsError(msg)
     network.load_state_dict(dict(state), strict=False)
 

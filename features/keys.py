@@ -13,8 +13,11 @@ import unicodedata
 from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
+from ..errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,149}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
@@ -51,6 +54,26 @@ def key_of(identifier: str) -> str:
         return identifier
     slug = _UNSAFE.sub("-", identifier).strip("-")[:_SLUG_CHARS] or "video"
     return f"{slug}-{hashlib.sha256(identifier.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+def file_of(folder: Path, identifier: str, suffix: str) -> Path:
+    """Give the path below ``folder`` of a file that is named by a video's id.
+
+    Ids that vadx made lie below their root, but a set that a stranger made may hold any.
+
+    Raises
+    ------
+    UsageError
+        for an id that would lead out of the folder.
+    """
+    parts = identifier.replace("\\", "/").split("/")
+    if "\0" in identifier or (len(parts) > 1 and set(parts) & {"", ".", ".."}) or not identifier:
+        msg = (
+            f"{folder}: the id {identifier!r} leads out of this folder, so nothing is written under it; whoever made "
+            "its feature set meant harm, or it is damaged: look for others with: vadx ls SET -q"
+        )
+        raise UsageError(msg)
+    return folder / f"{identifier}{suffix}"
 
 
 def folder_of(key: str) -> str:

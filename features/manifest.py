@@ -29,6 +29,7 @@ from ..errors import UsageError
 from .bag_file import LABELS
 from .joining import Joined, join_ids
 from .keys import collisions
+from .plain_json import parse_json
 from .publish import publish_bytes
 from .text_lines import MAX_FRAMES, Problem, check_name, is_folder, read_lines, refuse, whole_number
 
@@ -448,20 +449,12 @@ def _read_jsonl(lines: Sequence[tuple[int, str]]) -> Iterator[tuple[int, Row]]:
 
 def _json_row(line: str) -> Mapping[str, Any]:
     try:
-        row = json.loads(line, object_pairs_hook=_once)
-    except (json.JSONDecodeError, RecursionError) as error:
+        row = parse_json(line)
+    except ValueError as error:
         msg = f"no JSON: {error}"
         raise ValueError(msg) from error
     if not isinstance(row, dict):
         msg = f"a line is one object, {{...}}; got {line!r:.100}"
-        raise ValueError(msg)
-    return row
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        msg = "a name stands in it twice"
         raise ValueError(msg)
     return row
 

@@ -6,7 +6,6 @@ public repositories. What a name says of label and class is in `features.annotat
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tokenize
@@ -21,6 +20,7 @@ import numpy as np
 from ..errors import UsageError
 from .joining import EXTENSIONS, comparable
 from .manifest import read_manifest, span_array
+from .plain_json import parse_json
 from .text_lines import MAX_FRAMES, Problem, last_part, read_lines, read_whole, refuse, whole_number
 
 if TYPE_CHECKING:
@@ -235,8 +235,8 @@ def read_shares(path: str | os.PathLike[str]) -> tuple[list[tuple[int, Record]],
         if it is not such a list.
     """
     try:
-        rows = json.loads(read_whole(path))
-    except (ValueError, RecursionError) as error:
+        rows = parse_json(read_whole(path))
+    except ValueError as error:
         if isinstance(error, UsageError):
             raise
         msg = f"{path}: no JSON: {error}; name the list as it was published"
@@ -302,6 +302,10 @@ _NO_ARRAY = (
 
 
 def _mask(path: Path) -> NDArray[np.bool_]:
+    if not path.is_file():
+        # Opening a FIFO waits for ever for somebody to write into it.
+        msg = "it is no file"
+        raise ValueError(msg)
     # Mapped: a header that claims more than the file holds is refused before anything of that size is made.
     labels = np.load(path, mmap_mode="r", allow_pickle=False)
     if labels.ndim != 1 or not 0 < labels.size <= MAX_FRAMES or labels.dtype.kind not in "biuf":
@@ -379,11 +383,11 @@ def _first_line(path: str | os.PathLike[str]) -> str:
 
 def _json_counts(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, int | Problem]]:
     try:
-        rows = json.loads(read_whole(path))["videos"]
+        rows = parse_json(read_whole(path))["videos"]
         pairs = [(row["id"], row["num_frames"]) for row in rows]
     except UsageError:
         raise
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         msg = f"{path} is not what `vadx ls SET --json` prints: {error!r}; name a list of lines `name N`"
         raise UsageError(msg) from error
     for place, (name, count) in enumerate(pairs, 1):

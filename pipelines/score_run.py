@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, VideoError
+from ..features.keys import file_of
 from .score_overlay import write_score_overlay
 from .score_plot import PLOT_FORMATS, write_plot
 from .score_video import Interval, find_intervals, write_csv
@@ -155,7 +156,7 @@ def _place(target: Path, identifier: str, suffix: str) -> Path:
     """Give the file that is meant: in a folder never one of a video's own name, which may lie there too."""
     if not _is_folder(target):
         return target
-    path = target / f"{identifier}.scores{suffix}"
+    path = file_of(target, identifier, f".scores{suffix}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -68,8 +68,12 @@ class NpyFolder(Mapping[str, Array]):
     def __getitem__(self, identifier: str) -> Array:
         path = self._paths[identifier]
         try:
+            if not path.is_file():
+                # Opening a FIFO waits for ever for somebody to write into it.
+                msg = "it is no file"
+                raise ValueError(msg)
             values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, MemoryError) as error:
             msg = f"{path}: not an array that numpy reads ({error}); it cannot be compared. Remove it, or copy it again"
             raise StoreError(msg) from error
         if not isinstance(values, np.ndarray) or values.ndim not in (2, 3) or values.dtype.kind not in "fiu":

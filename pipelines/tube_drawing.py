@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..features.keys import file_of
 from ..features.stage_set import StageSet
 from .tube_shards import categories_of, facts_of, tubes_of
 
@@ -61,6 +62,6 @@ def draw_video(entry: Entry, set_path: Path, targets: Mapping[str, Path]) -> lis
 def _place(target: Path, identifier: str, suffix: str) -> Path:
     if not target.is_dir():
         return target
-    path = target / f"{identifier}{suffix}"
+    path = file_of(target, identifier, suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...errors import UsageError
 from ..manifest import ManifestEntry
+from ..plain_json import parse_json
 from ..text_lines import check_name, read_whole
 
 MARKER = "vadx-export.json"
@@ -91,14 +92,14 @@ def read_marker(folder: Path) -> Marker | None:
         return None
     text = read_whole(path)
     try:
-        raw = json.loads(text)
+        raw = parse_json(text)
         if raw.pop("vadx_export") != VERSION:
             msg = "a newer vadx wrote it; update vadx"
             raise ValueError(msg)
         videos = tuple(_video(row) for row in raw.pop("videos"))
         marker = Marker(videos=videos, **raw)
         _check(marker)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         msg = f"{path} cannot be read: {error}; remove it to read the folder as somebody else's, or export again"
         raise UsageError(msg) from error
     return marker

@@ -279,7 +279,6 @@ def test_spans_in_parts_of_the_length_become_frames_where_the_length_is_known(tm
         ({"video_path": "01_Accident_004.mp4"}, "it wants"),
         ({"video_path": "01_Accident_004.mp4", "anomaly_span": [[0.5]]}, "no pair of numbers"),
         ({"video_path": "01_Accident_004.mp4", "anomaly_span": [[0.5, 1.5]]}, "0 <= s < e <= 1"),
-        ({"video_path": "01_Accident_004.mp4", "anomaly_span": [[float("nan"), 1]]}, "0 <= s < e <= 1"),
         ({"video_path": "01_Accident_004.mp4", "anomaly_span": [["0", True]]}, "no pair of numbers"),
         ({"video_path": "01_Accident_004.mp4", "anomaly_span": [[0, 10**400]]}, "0 <= s < e <= 1"),
         ({"video_path": "01_Accident_004.mp4", "anomaly_span": []}, "it says that 01_Accident_004 is normal"),
@@ -293,7 +292,7 @@ def test_an_entry_that_cannot_be_meant_is_named(tmp_path: Path, row: object, sai
     assert said in str(found.problems[0])
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", "[" * 100_000, '"x"', "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "{}", "[" * 100_000, '"x"', "\x00", "[NaN]"])
 def test_a_json_list_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "tad_test_anno.json"
     path.write_text(text)
