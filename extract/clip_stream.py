@@ -14,7 +14,7 @@ from ..errors import UsageError, VideoError
 from ..features.timeline import Clip, ClipTable, check_finite, clip_seconds, end_after_last
 from .flow import FlowStream, still_flow
 from .jpeg import JpegRoundTrip
-from .sampling import TAIL_POLICIES, ClipSampler, Resampler, Window, source_clip
+from .sampling import TAIL_POLICIES, ClipSampler, Resampler, Window, num_frames_past, source_clip
 from .transforms import crop_frames, resize
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class InputStream:
 
     At most one clip's span of frames is held, resized, on ``device``, with what shares a block with them, and nothing
     of a block itself. ``fps`` is the video's own rate, as its header says. ``timeline`` must hold the frames of a block
-    before it is pushed; `damaged` says of each clip whether a damaged frame went into it.
+    before it is pushed; `damaged` says of each clip whether a damaged frame went into it. The first ``num_known`` clips
+    are only described: they have no inputs.
     """
 
     def __init__(
@@ -102,11 +103,13 @@ class InputStream:
         *,
         fps: float,
         device: torch.device | str = "cpu",
+        num_known: int = 0,
     ) -> None:
         self.clips: list[Clip] = []
         self.damaged = bytearray()
         self.source_of = array("q")
         self._recipe = recipe
+        self._num_known = num_known
         self._fps = fps
         # What computes flow takes pictures on the CPU.
         self._device = torch.device("cpu" if recipe.flow is not None else device)
@@ -122,7 +125,8 @@ class InputStream:
             if estimate_flow is None:
                 msg = "this recipe wants flow, and was given nothing that estimates it: see library.make_engine"
                 raise UsageError(msg)
-            self._flow = FlowStream(recipe.flow, estimate_flow)
+            num_unseen = num_frames_past(num_known, recipe.sampling)
+            self._flow = FlowStream(recipe.flow, estimate_flow, num_unseen=num_unseen)
 
     def push(self, block: FrameBlock, prepared: Prepared | None = None) -> Iterator[ClipInputs]:
         """Take decoded frames. Streams that prepare frames alike share the work through one ``prepared`` a block."""
@@ -202,6 +206,8 @@ class InputStream:
             frames = self._looked_at(window.frames)
             self.clips.append(window.clip)
             self.damaged.append(any(self._is_damaged(item[0]) for item in frames if item is not None))
+            if len(self.clips) <= self._num_known:
+                continue
             # A clip that is all padding does not exist: some item of the window is a picture.
             shape = next(item[1] for item in window.frames if item is not None)
             pixels = self._pixels([None if item is None else item[1] for item in frames], shape)
@@ -242,14 +248,17 @@ class ClipStream:
     """Frames of one video in, features of one recipe out.
 
     `push` and `finish` hand network inputs to ``batches``, which other videos may share; `ready` gives the clips whose
-    features are there, float32 ``(clip, crop, feature)``, in order. `table` describes the clips afterwards.
+    features are there, float32 ``(clip, crop, feature)``, in order. `table` describes the clips afterwards, with those
+    whose features the caller has: the first ``num_known``, which are not given.
     """
 
-    def __init__(self, recipe: Recipe, batches: Batches, timeline: Timeline, *, fps: float) -> None:
+    def __init__(self, recipe: Recipe, batches: Batches, timeline: Timeline, *, fps: float, num_known: int = 0) -> None:
         self._recipe = recipe
         self._timeline = timeline
         engine = batches.engine
-        self._inputs = InputStream(recipe, engine.estimate_flow, timeline, fps=fps, device=engine.device)
+        self._inputs = InputStream(
+            recipe, engine.estimate_flow, timeline, fps=fps, device=engine.device, num_known=num_known
+        )
         self._clips = _Clips(batches, average_crops=recipe.transform.crop_mean)
 
     @property

@@ -53,6 +53,7 @@ class VideoPass:
         self._on_frames = on_frames
         self._timeline = Timeline()
         self._recipes = recipes
+        self._num_known = [0] * len(recipes)
         self._streams: list[ClipStream] = []
         self._blocks: Iterator[FrameBlock] | None = None
 
@@ -60,6 +61,10 @@ class VideoPass:
     def waits(self) -> bool:
         """Whether features are still under way."""
         return any(stream.waits for _, stream in self._running())
+
+    def skip(self, number: int, num_clips: int) -> None:
+        """Leave the first clips of a recipe to the caller, who has their features: before the first `advance`."""
+        self._num_known[number] = num_clips
 
     def advance(self) -> None:
         """Take the next block of frames, or the video's end: then `ended` is true.
@@ -102,7 +107,7 @@ class VideoPass:
         self.errors[number] = error
 
     def table(self, number: int) -> ClipTable:
-        """Describe the clips that were given for a recipe.
+        """Describe the clips of a recipe, given or skipped.
 
         Raises
         ------
@@ -116,7 +121,10 @@ class VideoPass:
     def _begin(self) -> Iterator[FrameBlock]:
         # Not before the first block is wanted: a video may be opened long before its turn.
         fps = self._source.facts().fps
-        self._streams = [ClipStream(recipe, batches, self._timeline, fps=fps) for recipe, batches in self._recipes]
+        self._streams = [
+            ClipStream(recipe, batches, self._timeline, fps=fps, num_known=num_known)
+            for (recipe, batches), num_known in zip(self._recipes, self._num_known, strict=True)
+        ]
         return iter(self._source)
 
     def _finish(self) -> None:

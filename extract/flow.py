@@ -6,6 +6,7 @@ Imported without OpenCV: only building an estimator that needs it does.
 from __future__ import annotations
 
 import importlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -260,15 +261,19 @@ class FlowStream:
     Between pictures of different size there is no flow: the frame before such a change is treated as the last one
     under ``repeat``, so that items keep their numbers. At most ``stack`` flows and one frame are held.
 
+    Nobody looks at the first ``num_unseen`` items: what only they need is not computed, and is NaN in them.
+
     Raises
     ------
     ValueError
         for a frame that is not uint8 ``(3, H, W)``.
     """
 
-    def __init__(self, flow: Flow, estimator: FlowEstimator) -> None:
+    def __init__(self, flow: Flow, estimator: FlowEstimator, *, num_unseen: int = 0) -> None:
         self._flow = flow
         self._estimator = estimator
+        self._num_unseen = num_unseen
+        self._num_frames = 0
         self._previous: Tensor | None = None
         self._last: Tensor | None = None
         self._waiting: deque[Tensor] = deque()
@@ -279,11 +284,16 @@ class FlowStream:
             msg = f"expected uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}"
             raise ValueError(msg)
         previous, self._previous = self._previous, image
+        self._num_frames += 1
         if previous is None:
             return []
         if previous.shape != image.shape:
             return self._end(previous, with_last=True)
-        self._last = quantize(self._estimator(previous, image), self._flow)
+        # Items have their frames' numbers, and the one behind a flow may repeat it.
+        if self._num_frames - 1 < self._num_unseen:
+            self._last = torch.full((2, *image.shape[1:]), math.nan)
+        else:
+            self._last = quantize(self._estimator(previous, image), self._flow)
         self._waiting.append(self._last)
         if len(self._waiting) < self._flow.stack:
             return []

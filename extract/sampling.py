@@ -179,6 +179,17 @@ class ClipSampler(Generic[T]):
         return self._recent[index - first][1] if index >= first else self._head[index]
 
 
+def num_frames_past(num_clips: int, sampling: Sampling) -> int:
+    """Give how many of the first frames no clip but the first ``num_clips`` looks at, however long the video is.
+
+    Some tail rules show the last frame in clips that begin after it, and ``wrap`` the first ones in those at the end.
+    """
+    if sampling.tail == "wrap":
+        return 0
+    beyond_last = 1 + max(0, sampling.clip_stride - sampling.clip_span)
+    return max(0, num_clips * sampling.clip_stride - beyond_last)
+
+
 TOLERANCE_SECONDS = 1e-6
 """Times that differ by no more are the same time. Larger than the error of a sum of floats, smaller than any frame."""
 

@@ -6,6 +6,7 @@ only whole ones are found again. Nothing is forced to disk: after a power cut a 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -19,17 +20,21 @@ import numpy as np
 from .publish import temporary_name, write_error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
 CHECKPOINT_SUFFIX = ".resume"
 _VERSION = 1
 _MAX_LINE_BYTES = 1 << 16
+# Its name can be foreseen: who may write to the store could have another file emptied through a link of that name.
+_O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 class Checkpoint:
     """Blocks of arrays with equal names, of one piece of work. A context manager; closing it keeps the file.
+
+    Of the blocks no more than one is held in memory.
 
     Parameters
     ----------
@@ -37,11 +42,16 @@ class Checkpoint:
         the folder, and the name of the work in it.
     identity
         plain values that tell this work from any other of that name: blocks of another one are forgotten.
+    lazy
+        whether the caller reads what an earlier run left by `take_up`, to its end and before the first `append`. Else
+        it is read here.
 
     Attributes
     ----------
     progress
         what `append` was last told of how far the work is, 0 at its beginning.
+    is_private
+        whether another process is at the same work: its file is left alone, and this one is gone once it is closed.
 
     Raises
     ------
@@ -49,27 +59,47 @@ class Checkpoint:
         from any use, if the disk refused.
     """
 
-    def __init__(self, tmp: Path, name: str, identity: Mapping[str, Any]) -> None:
+    def __init__(self, tmp: Path, name: str, identity: Mapping[str, Any], *, lazy: bool = False) -> None:
         self.progress = 0
-        self._is_private = False
-        self._blocks: list[dict[str, NDArray[Any]]] = []
+        self.is_private = False
         self._path = tmp / f"{name}{CHECKPOINT_SUFFIX}"
         self._head = json.dumps({"vadx": _VERSION, "identity": identity}, sort_keys=True).encode() + b"\n"
+        # Behind the last block that is known to be whole.
+        self._end = len(self._head)
         try:
             self._file = self._opened(tmp, name)
-            self._take_up()
         except OSError as error:
-            raise write_error(error, self._path, len(self._head)) from error
+            raise write_error(error, self._path, self._end) from error
+        self._status = os.fstat(self._file.fileno())
+        try:
+            self._check_head()
+            if not lazy:
+                for _ in self.take_up():
+                    pass
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        if self.is_private:
+            self.remove()
         # On a full disk, closing fails once more: what could not be written is still in the buffer.
         with suppress(OSError):
             self._file.close()
-        if self._is_private:
-            self.remove()
+
+    def take_up(self) -> Iterator[dict[str, NDArray[Any]]]:
+        """Give the blocks that an earlier run left, as `append` was given them; what is torn after them is cut off."""
+        try:
+            while found := self._block_at(self._end):
+                block, self.progress, self._end = found
+                yield block
+            self._file.seek(self._end)
+            self._file.truncate()
+        except OSError as error:
+            raise write_error(error, self._path, self._end) from error
 
     def append(self, block: Mapping[str, NDArray[Any]], progress: int) -> None:
         """Keep a block, and how far the work is with it."""
@@ -77,66 +107,90 @@ class Checkpoint:
         payload = b"".join(array.tobytes() for array in kept.values())
         arrays = [[name, array.dtype.str, array.shape] for name, array in kept.items()]
         head = {"progress": progress, "arrays": arrays, "bytes": len(payload)}
+        line = json.dumps({**head, "crc32": _check(head, payload)}).encode() + b"\n"
         try:
-            self._file.write(json.dumps({**head, "crc32": _check(head, payload)}).encode() + b"\n" + payload)
+            self._file.seek(self._end)
+            self._file.write(line)
+            self._file.write(payload)
             self._file.flush()
         except OSError as error:
-            raise write_error(error, self._path, len(payload)) from error
-        self._blocks.append(kept)
+            raise write_error(error, self._path, len(line) + len(payload)) from error
+        self._end += len(line) + len(payload)
         self.progress = progress
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Give what all blocks hold, one after the other; empty if there is no block."""
-        names = self._blocks[0] if self._blocks else ()
-        return {name: np.concatenate([block[name] for block in self._blocks]) for name in names}
+        blocks = list(self._blocks())
+        names = blocks[0] if blocks else ()
+        return {name: np.concatenate([block[name] for block in blocks]) for name in names}
 
     def remove(self) -> None:
         """Delete the file: what it held stands in a shard now."""
         with suppress(OSError):
-            self._path.unlink()
+            # What was swept may be another run's by now.
+            if os.path.samestat(self._path.stat(), self._status):
+                self._path.unlink()
+
+    def _blocks(self) -> Iterator[dict[str, NDArray[Any]]]:
+        place = len(self._head)
+        try:
+            while place < self._end:
+                found = self._block_at(place)
+                if found is None:
+                    raise OSError(errno.EIO, "what was written there is not what is read")
+                block, _, place = found
+                yield block
+        except OSError as error:
+            raise write_error(error, self._path, self._end) from error
 
     def _opened(self, tmp: Path, name: str) -> BinaryIO:
-        file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            # Another run is at the same work. Its file is left alone, and this one cannot be resumed.
+        while True:
+            file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _O_NOFOLLOW, 0o666), "r+b")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                # Another run is at the same work. Its file is left alone, and this one cannot be resumed.
+                file.close()
+                self._path, self.is_private = temporary_name(tmp, name), True
+                return self._path.open("x+b")
+            with suppress(FileNotFoundError):
+                if os.path.samestat(self._path.stat(), os.fstat(file.fileno())):
+                    return file
+            # Its owner was done with it, and removed it before it let go.
             file.close()
-            self._path, self._is_private = temporary_name(tmp, name), True
-            return self._path.open("x+b")
-        return file
 
-    def _take_up(self) -> None:
-        if self._file.readline(_MAX_LINE_BYTES) != self._head:
-            self._file.seek(0)
-            self._file.truncate()
-            self._file.write(self._head)
-            self._file.flush()
-            return
-        whole = self._file.tell()
-        while self._take_block():
-            whole = self._file.tell()
-        self._file.seek(whole)
-        self._file.truncate()
-
-    def _take_block(self) -> bool:
+    def _check_head(self) -> None:
         try:
-            head = json.loads(self._file.readline(_MAX_LINE_BYTES))
-            payload = self._file.read(head["bytes"])
-            stated = head.pop("crc32")
-            if len(payload) != head["bytes"] or _check(head, payload) != stated:
-                return False
-            block, start = {}, 0
+            if self._file.readline(_MAX_LINE_BYTES) != self._head:
+                self._file.seek(0)
+                self._file.truncate()
+                self._file.write(self._head)
+                self._file.flush()
+        except OSError as error:
+            raise write_error(error, self._path, self._end) from error
+
+    def _block_at(self, place: int) -> tuple[dict[str, NDArray[Any]], int, int] | None:
+        """Give the block that begins there, its progress, and where it ends; None if it is not whole."""
+        self._file.seek(place)
+        line = self._file.readline(_MAX_LINE_BYTES)
+        start = place + len(line)
+        try:
+            head = json.loads(line)
+            stated, num_bytes = head.pop("crc32"), head["bytes"]
+            # Nothing is read that is not there: a damaged number may name any amount of memory.
+            if not 0 <= num_bytes <= os.fstat(self._file.fileno()).st_size - start:
+                return None
+            payload = self._file.read(num_bytes)
+            if len(payload) != num_bytes or _check(head, payload) != stated:
+                return None
+            block, offset = {}, 0
             for name, dtype, shape in head["arrays"]:
                 count = int(np.prod(shape, dtype=np.int64))
-                block[name] = np.frombuffer(payload, np.dtype(dtype), count, start).reshape(shape)
-                start += block[name].nbytes
-            progress = int(head["progress"])
-        except (ValueError, KeyError, TypeError):
-            return False
-        self._blocks.append(block)
-        self.progress = progress
-        return True
+                block[name] = np.frombuffer(payload, np.dtype(dtype), count, offset).reshape(shape)
+                offset += block[name].nbytes
+            return block, int(head["progress"]), start + num_bytes
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
 
 
 def _check(head: Mapping[str, Any], payload: bytes) -> int:

@@ -125,8 +125,13 @@ class ClipSpool(RawSpool):
         self._key = key
         self._shape: tuple[int, int, int] = (0, 0, 0)
 
-    def append(self, values: NDArray[np.floating]) -> None:
-        """Take the next clips.
+    @property
+    def num_clips(self) -> int:
+        """Clips taken so far."""
+        return self._shape[0]
+
+    def append(self, values: NDArray[np.floating]) -> NDArray[Any]:
+        """Take the next clips; gives them as they will be stored.
 
         Raises
         ------
@@ -141,6 +146,7 @@ class ClipSpool(RawSpool):
         check_finite(block)
         self._shape = (self._shape[0] + block.shape[0], block.shape[1], block.shape[2])
         self.put(block)
+        return block
 
     def finish(
         self,

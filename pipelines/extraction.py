@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import Stopped, StoreWriteError, VideoError
-from ..features.keys import key_of
 from ..features.recipe import Decode, Noise
-from ..features.spool import ClipSpool
 from ..features.store import FeatureSet
 from .job import Job, Outcome, engines_for, software_versions
 from .noise import NoisyFrames
 from .settling import Result, Task, current_outcome, decide, failed_before, failed_outcome, outcome_of
 from .source import Source
+from .unfinished import Unfinished
 
 if TYPE_CHECKING:
     from ..extract.batches import Batches
@@ -163,18 +162,33 @@ class _Pass:
     engines: Sequence[Engine]
     source: FrameSource
     work: VideoPass
-    spools: Sequence[ClipSpool]
+    clips: Sequence[Unfinished]
     stack: ExitStack
     error: VideoError | None = None
     results: Future[list[Outcome]] = field(default_factory=Future)
+    is_prepared: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether its next frames are not wanted before the source's hash is there."""
+        return any(clips.waits for clips in self.clips)
+
+    def prepare(self) -> bool:
+        """Take up some of what a run before this one had finished; whether that is done, and frames are wanted."""
+        if not self.is_prepared and not any(clips.prepare() for clips in self.clips):
+            for number, clips in enumerate(self.clips):
+                self.work.skip(number, clips.num_known)
+            self.is_prepared = True
+        return self.is_prepared
 
     def keep_ready(self) -> None:
-        """Put clips whose features are there into the spools."""
+        """Put clips whose features are there to the others."""
         if self.error is not None:
             return
         for number, values in self.work.ready():
             try:
-                self.spools[number].append(values)
+                # The last ones hang on where the video ended, which may have been where its disk went away.
+                self.clips[number].append(values, keep=not self.work.ended)
             except VideoError as error:
                 self.work.fail(number, error)
 
@@ -367,8 +381,9 @@ class InFlight:
                 allow_partial=job.allow_partial,
             )
             stack.callback(reader.close)
-            spools = [
-                stack.enter_context(ClipSpool(t.feature_set.tmp, key_of(entry.id), t.job.recipe.dtype)) for t in tasks
+            clips = [
+                stack.enter_context(Unfinished(t, entry.id, e, video.source, video.digest))
+                for t, e in zip(tasks, engines, strict=True)
             ]
             pairs = [(t.job.recipe, self._batches_of(t.number, e)) for t, e in zip(tasks, engines, strict=True)]
 
@@ -379,7 +394,7 @@ class InFlight:
             noise = job.recipe.noise
             frames = reader if noise is None else NoisyFrames(reader, noise, entry.id)
             work = VideoPass(frames, pairs, on_frames=tick)
-            self._decoding.append(_Pass(video, tasks, engines, reader, work, spools, stack.pop_all()))
+            self._decoding.append(_Pass(video, tasks, engines, reader, work, clips, stack.pop_all()))
             video.num_left += 1
 
     def _batches_of(self, number: int, engine: Engine) -> Batches:
@@ -403,11 +418,22 @@ class InFlight:
             self._decoders = made
         return self._decoders
 
-    def _advance(self) -> None:
+    def _next_with_frames(self) -> _Pass | None:
+        """Give a pass whose next frames are there; None after a moment."""
         began = time.perf_counter()
-        source = self._decoders_of_run().wait([one.source for one in self._decoding], _POLL_SECONDS)
-        self._effort.waited_for_frames += time.perf_counter() - began
-        one = next((one for one in self._decoding if one.source is source), None)
+        if all(one.waits for one in self._decoding):
+            wait_for([one.video.digest for one in self._decoding], _POLL_SECONDS, FIRST_COMPLETED)
+        wanted = [one for one in self._decoding if not one.waits and one.prepare()]
+        decoding_from = time.perf_counter()
+        self._effort.waited_for_files += decoding_from - began
+        if not wanted:
+            return None
+        source = self._decoders_of_run().wait([one.source for one in wanted], _POLL_SECONDS)
+        self._effort.waited_for_frames += time.perf_counter() - decoding_from
+        return next((one for one in wanted if one.source is source), None)
+
+    def _advance(self) -> None:
+        one = self._next_with_frames()
         if one is None:
             # Nothing comes: videos whose last clips wait for others need not.
             for batches in self._batches.values() if self._waiting else ():
@@ -446,6 +472,9 @@ def _store(one: _Pass) -> list[Outcome]:
         results = [_publish(one, number, digest) for number in range(len(one.tasks))]
     except VideoError as error:
         results = [error for _ in one.tasks]
+    for clips, result in zip(one.clips, results, strict=True):
+        if isinstance(result, VideoError):
+            clips.fail(result)
     seconds = time.perf_counter() - video.started
     return [
         outcome_of(video.entry, video.source, task, result, seconds)
@@ -458,10 +487,11 @@ def _publish(one: _Pass, number: int, source_sha256: str) -> Result:
     try:
         table = one.work.table(number)
         provenance = {**one.engines[number].provenance, **software_versions(task.job.recipe)}
-        shard = one.spools[number].finish(entry.id, table, provenance, task.feature_set.digest, source_sha256)
+        shard = one.clips[number].finish(entry.id, table, provenance, source_sha256)
     except VideoError as error:
         return error
     published = task.feature_set.publish(entry.id, shard, replace=task.decision.verb == "refresh")
+    one.clips[number].remove()
     if published.outcome == "first kept":
         return table, ("another run stored different values first; those were kept",)
     return table, ()

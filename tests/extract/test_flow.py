@@ -306,6 +306,34 @@ def test_no_flow_leads_from_one_size_of_picture_to_another(last: Any, stack: int
     assert [tuple(item.shape[1:]) for item in items] == [tuple(image.shape[1:]) for image in images[: len(items)]]
 
 
+@pytest.mark.parametrize("stack", [1, 3])
+@pytest.mark.parametrize("last", ["repeat", "drop"])
+def test_items_that_nobody_looks_at_cost_no_flow_and_change_no_other(last: Any, stack: int) -> None:
+    images = [*numbered(4), *numbered(5, 4, 5)[1:], *numbered(3)]
+    flow = replace(PIXELS, last=last, stack=stack)
+    pairs: list[int] = []
+
+    def shifted(previous: Tensor, image: Tensor) -> Tensor:
+        pairs.append(int(previous[0, 0, 0]))
+        return torch.full((2, *image.shape[1:]), float(previous[0, 0, 0]))
+
+    def items(num_unseen: int) -> list[Tensor]:
+        pairs.clear()
+        stream = FlowStream(flow, shifted, num_unseen=num_unseen)
+        return [item for image in images for item in stream.push(image)] + stream.flush()
+
+    whole, num_pairs = items(0), len(pairs)
+    assert num_pairs == 8
+    for num_unseen in range(len(whole) + 1):
+        got = items(num_unseen)
+        assert len(got) == len(whole)
+        assert all(torch.equal(*pair) for pair in zip(got[num_unseen:], whole[num_unseen:], strict=True))
+        # The flow before the first item that is looked at may stand for one of its own.
+        needed = max(0, num_unseen - 1)
+        assert len(pairs) == sum(frame >= needed for frame in (0, 1, 2, 4, 5, 6, 8, 9))
+        assert not any(item.isnan().any() for item in got[num_unseen:])
+
+
 @pytest.mark.parametrize(
     "image",
     [torch.zeros(3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.uint8), torch.zeros(1, 3, 4, 4, dtype=torch.uint8)],

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vadx.extract.sampling import TAIL_POLICIES, ClipSampler, Window
+from vadx.extract.sampling import TAIL_POLICIES, ClipSampler, Window, num_frames_past
 from vadx.features.recipe import Sampling, Tail
 from vadx.features.timeline import Clip
 
@@ -247,3 +247,28 @@ def test_streaming_equals_indexing_a_list(num_frames: int, length: int, stride: 
     frames = range(1000, 1000 + num_frames)
     starts = expected_starts(tail, num_frames, sampling.clip_span, stride)
     assert sample(sampling, frames) == [expected_window(sampling, frames, start) for start in starts]
+
+
+@given(
+    num_frames=st.integers(0, 60),
+    length=st.integers(1, 8),
+    stride=st.integers(1, 12),
+    step=st.integers(1, 3),
+    tail=st.sampled_from(TAILS),
+)
+def test_later_clips_look_at_none_of_the_frames_that_are_past(
+    num_frames: int, length: int, stride: int, step: int, tail: Tail
+) -> None:
+    sampling = Sampling(clip_length=length, clip_stride=stride, tail=tail, frame_step=step)
+    windows = sample(sampling, range(num_frames))
+    for num_clips in range(len(windows) + 1):
+        later = [frame for window in windows[num_clips:] for frame in window.frames if frame is not BLACK]
+        assert num_frames_past(num_clips, sampling) <= min(later, default=num_frames + stride * num_clips)
+
+
+def test_nearly_all_frames_before_a_clip_are_past() -> None:
+    assert [num_frames_past(n, Sampling(clip_length=16, clip_stride=16, tail="drop")) for n in (0, 1, 1000)] == [
+        0,
+        15,
+        15_999,
+    ]

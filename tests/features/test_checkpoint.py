@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vadx.errors import StoreWriteError
+from vadx.features import checkpoint
 from vadx.features.checkpoint import Checkpoint
 
 WORK = {"recipe": "ab", "source": "cd"}
@@ -91,6 +92,79 @@ def test_two_at_once_do_not_share_a_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["video.resume"]
 
 
+def test_blocks_are_given_one_by_one_as_they_were_written(tmp_path: Path) -> None:
+    written(tmp_path, 3)
+    with Checkpoint(tmp_path, "video", WORK, lazy=True) as kept:
+        assert kept.progress == 0
+        seen = [(int(one["frame"][0]), kept.progress) for one in kept.take_up()]
+        assert seen == [(0, 3), (10, 13), (20, 23)]
+        kept.append(block(30), 33)
+        # Also what an earlier run wrote is not held in memory.
+        assert kept.arrays()["frame"].tolist() == [0, 1, 2, 10, 11, 12, 20, 21, 22, 30, 31, 32]
+
+
+def test_what_is_torn_is_cut_off_before_more_is_written(tmp_path: Path) -> None:
+    path = written(tmp_path, 2)
+    with path.open("ab") as file:
+        file.write(b"x" * 10_000)
+    with Checkpoint(tmp_path, "video", WORK, lazy=True) as kept:
+        assert [len(one["frame"]) for one in kept.take_up()] == [3, 3]
+        kept.append(block(20), 23)
+    with Checkpoint(tmp_path, "video", WORK) as kept:
+        assert kept.progress == 23
+    assert path.stat().st_size < 10_000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b'{"crc32": 1, "bytes": 99999999999999}', b'{"crc32": 1, "bytes": "7"}', b"[" * 60_000, b"7", b"null", b"{}"],
+)
+def test_a_line_of_nonsense_is_no_block(tmp_path: Path, line: bytes) -> None:
+    path = written(tmp_path, 1)
+    with path.open("ab") as file:
+        file.write(line + b"\n" + bytes(100))
+    with Checkpoint(tmp_path, "video", WORK) as kept:
+        assert kept.progress == 3
+
+
+def test_a_file_that_changes_under_its_run_is_told(tmp_path: Path) -> None:
+    with Checkpoint(tmp_path, "video", WORK) as kept:
+        kept.append(block(0), 3)
+        path = tmp_path / "video.resume"
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        with pytest.raises(StoreWriteError, match="what was written there is not what is read"):
+            kept.arrays()
+
+
+def test_a_file_that_was_swept_and_made_anew_is_not_removed(tmp_path: Path) -> None:
+    with Checkpoint(tmp_path, "video", WORK) as swept:
+        (tmp_path / "video.resume").unlink()
+        with Checkpoint(tmp_path, "video", WORK) as kept:
+            assert not kept.is_private
+            kept.append(block(0), 3)
+            swept.remove()
+    with Checkpoint(tmp_path, "video", WORK) as kept:
+        assert kept.progress == 3
+
+
+def test_a_file_that_its_owner_removes_at_that_moment_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, 1)
+    really = checkpoint.fcntl.flock
+
+    def removing(file: object, how: int) -> None:
+        monkeypatch.setattr(checkpoint.fcntl, "flock", really)
+        path.unlink()
+        really(file, how)
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", removing)
+    with Checkpoint(tmp_path, "video", WORK) as kept:
+        assert (kept.progress, kept.is_private) == (0, False)
+        kept.append(block(0), 3)
+    assert path.exists()
+
+
 def test_a_refusing_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Checkpoint(tmp_path, "video", WORK) as kept:
         monkeypatch.setattr(kept, "_file", _Full(kept._file))
@@ -101,6 +175,9 @@ def test_a_refusing_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 class _Full:
     def __init__(self, file: object) -> None:
         self._file = file
+
+    def seek(self, place: int) -> int:
+        return place
 
     def write(self, _data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")

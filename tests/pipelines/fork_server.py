@@ -37,7 +37,7 @@ class Order:
     ``fault`` strikes before event number ``at``: a signal, or an error of that call alone. ``tear`` kills halfway
     through it. ``signal`` is sent from outside, ``delay`` seconds after so many events (``after_events``).
     ``file_limit`` is RLIMIT_FSIZE in bytes, ``spool_above`` the bytes of values above which a disposable child writes
-    the shard.
+    the shard. ``kept_clips`` has a video's clips kept for a resumption from the first on, so many in a block.
     """
 
     arguments: list[str]
@@ -49,6 +49,7 @@ class Order:
     delay: float = 0.0
     file_limit: int | None = None
     spool_above: int | None = None
+    kept_clips: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ class Events:
 
 def run_child(order: Order, out: int, err: int, side: int, ticks: int) -> NoReturn:
     from vadx.features.spool import ClipSpool
+    from vadx.pipelines import unfinished
     from vadx.pipelines.cli import main
 
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -145,6 +147,8 @@ def run_child(order: Order, out: int, err: int, side: int, ticks: int) -> NoRetu
         resource.setrlimit(resource.RLIMIT_FSIZE, (order.file_limit, order.file_limit))
     if order.spool_above is not None:
         ClipSpool.__init__.__kwdefaults__["memory_bytes"] = order.spool_above
+    if order.kept_clips is not None:
+        unfinished.KEEP_AFTER_SECONDS, unfinished.BLOCK_CLIPS = 0.0, order.kept_clips
     report, real_write = os.fdopen(side, "w"), os.write
     events = Events(order, ticks)
     events.install()
