@@ -34,9 +34,10 @@ import h5py
 import numpy as np
 
 from ..errors import ShardError, StoreError, UsageError
+from .guarded_file import HDF5_ERRORS
 from .process_file import ProcessFile
 from .publish import Published, make_directory, publish_bytes, publish_file
-from .shard import MEMORY_IMAGE_BYTES, checked_dataset
+from .shard import MEMORY_IMAGE_BYTES, checked_attributes, checked_dataset
 from .spool import RawSpool
 from .timeline import check_finite
 
@@ -292,7 +293,7 @@ class BagFile:
 
     def _read_tables(self) -> None:
         with self._opened() as file:
-            attributes = dict(file.attrs)
+            attributes = checked_attributes(self.path, file)
             version = attributes.get("vadx_bags")
             if version is None:
                 msg = f"{self.path}: not a bags file of vadx (it has no attribute vadx_bags); check the path"
@@ -420,15 +421,16 @@ class BagFile:
     def _opened(self) -> Iterator[h5py.File]:
         """Give this process's own handle, and turn whatever HDF5 raises into `StoreError`."""
         try:
+            if not self._file.is_open and not self.path.is_file():
+                # HDF5 would wait for ever for somebody to write into a FIFO.
+                msg = f"{self.path}: there is no such bags file; check the path"
+                raise StoreError(msg)
             yield self._file.get()
-        except FileNotFoundError as error:
-            msg = f"{self.path}: there is no such bags file; check the path"
-            raise StoreError(msg) from error
         except ShardError as error:
             msg = f"{self.path}: not a bags file that vadx can read: {error.evidence}; {_AGAIN}"
             raise StoreError(msg) from error
         except StoreError:
             raise
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
+        except HDF5_ERRORS as error:
             msg = f"{self.path}: not a bags file, or a damaged one; {_AGAIN}"
             raise StoreError(msg) from error

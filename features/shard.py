@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import stat
@@ -25,7 +26,7 @@ import h5py
 import numpy as np
 
 from ..errors import ShardError, StoreError
-from .guarded_file import GuardedFile
+from .guarded_file import HDF5_ERRORS, GuardedFile
 from .keys import key_of
 from .timeline import ClipFeatures, VideoFacts
 
@@ -47,6 +48,8 @@ _ALLOWED_FILTERS = {
     h5py.h5z.FILTER_LZF,
 }
 _MAX_DEFLATE_RATIO = 1032
+_MAX_CHUNK_BYTES = 64 << 20
+"""Chunks may be larger than what they hold, and HDF5 takes memory for a whole one to unpack any of it."""
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
 DAMAGE: Mapping[str, str] = {
@@ -255,7 +258,7 @@ def read_outline(path: Path) -> ShardOutline:
     with shard_image(path) as file:
         shape = _own_dataset(path, file, "features").shape
         seconds = _own_dataset(path, file, "seconds")
-        attributes = dict(file.attrs)
+        attributes = checked_attributes(path, file)
         outline = ShardOutline(str(attributes["id"]), shape, _span(seconds), _facts(attributes), header)
     check_id(path, outline.id, header)
     return outline
@@ -268,7 +271,7 @@ def read_frames_from(path: Path) -> str | None:
     """
     read_header(path)
     with shard_image(path) as file:
-        found = file.attrs.get("frames_from")
+        found = checked_attributes(path, file).get("frames_from")
     return None if found is None else str(found)
 
 
@@ -290,7 +293,7 @@ def shard_image(path: Path, body_sha256: str | None = None) -> Iterator[h5py.Fil
                 yield file
     except (ShardError, FileNotFoundError):
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+    except HDF5_ERRORS as error:
         raise ShardError(str(path), "structure", "the HDF5 image cannot be read") from error
 
 
@@ -321,7 +324,7 @@ _KINDS = {"features": "f", "frames": "i", "seconds": "f", "damaged": "b"}
 def _read_image(path: Path, file: h5py.File) -> tuple[str, ClipFeatures]:
     datasets = {name: _own_dataset(path, file, name) for name in _DATASETS}
     arrays = {name: dataset[()] for name, dataset in datasets.items()}
-    attributes = dict(file.attrs)
+    attributes = checked_attributes(path, file)
     provenance = json.loads(str(attributes["provenance"]))
     features = ClipFeatures(
         values=arrays["features"],
@@ -361,7 +364,25 @@ def checked_dataset(path: Path, file: h5py.File, name: str, *, kind: str, num_ax
     ratio = _MAX_DEFLATE_RATIO if h5py.h5z.FILTER_DEFLATE in filters else 1
     if dataset.nbytes > ratio * path.stat().st_size:
         raise ShardError(str(path), "structure", f"{name} claims {dataset.nbytes} bytes, more than the file holds")
+    chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    if chunk_bytes > max(dataset.nbytes, _MAX_CHUNK_BYTES):
+        raise ShardError(str(path), "structure", f"{name} claims chunks of {chunk_bytes} bytes, more than it holds")
     return dataset
+
+
+def checked_attributes(path: Path, node: h5py.HLObject) -> dict[str, Any]:
+    """Give the attributes of a file or group.
+
+    Raises
+    ------
+    ShardError
+        before the first is read, if one is no single number or text.
+    """
+    for name in node.attrs:
+        kept = node.attrs.get_id(name)
+        if kept.shape != () or not (kept.dtype.kind in "Sifb" or h5py.check_string_dtype(kept.dtype)):
+            raise ShardError(str(path), "structure", f"its attribute {name} is no single number or text")
+    return dict(node.attrs)
 
 
 def _facts(attributes: Mapping[str, Any]) -> VideoFacts:

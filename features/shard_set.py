@@ -18,6 +18,7 @@ from ..errors import CODES, RecipeError, ShardError, StoreError, StoreWriteError
 from .checked_json import CHECK, with_check, without_check
 from .index import Hint, index_damage
 from .keys import as_text, folder_of, key_of
+from .plain_json import load_json
 from .publish import Published, make_directory, publish_bytes, publish_file
 from .shard import ShardHeader, read_header, verify_shard
 
@@ -243,11 +244,14 @@ class ShardSet(ABC):
 
         Raises
         ------
+        StoreError
+            if its folder is a link, which would lead out of the store.
         StoreWriteError
             if the disk refused.
         """
         final = self.shard_path(identifier)
         make_directory(final.parent)
+        _refuse_link(final.parent)
         if isinstance(shard, Path):
             published = publish_file(shard, final, replace=replace)
         else:
@@ -350,10 +354,10 @@ def _record_is_damaged(path: Path) -> bool:
 
 def _read_failure(path: Path) -> FailureRecord | None:
     try:
-        raw = without_check(json.loads(path.read_bytes()))
+        raw = without_check(load_json(path))
         raw.pop("vadx")
         record = FailureRecord(**raw)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     texts = (record.id, record.code, record.path, record.evidence, "" if record.source is None else record.source)
     sound = all(isinstance(text, str) for text in texts) and isinstance(record.strict, bool) and record.code in CODES
@@ -362,10 +366,17 @@ def _read_failure(path: Path) -> FailureRecord | None:
 
 def _read_damage(note: Path, shard: Path) -> ShardError | None:
     try:
-        raw = json.loads(note.read_bytes())
+        raw = load_json(note)
         return ShardError(str(shard), str(raw["damage"]), str(raw["evidence"]))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def _refuse_link(folder: Path) -> None:
+    # The store itself, and ``shards/``, may lie on another disk; who can write to a store could set this one anywhere.
+    if folder.is_symlink():
+        msg = f"{folder} is a link to {folder.readlink()}, which no vadx made; remove it, then repeat the command"
+        raise StoreError(msg)
 
 
 def _is_as_written(raw: Mapping[str, Any]) -> bool:
@@ -380,11 +391,11 @@ def read_recipe_file(folder: Path) -> dict[str, Any]:
     """Read the ``recipe.json`` of a set. Raises `StoreError` if it is missing or no JSON object."""
     path = folder / "recipe.json"
     try:
-        raw = json.loads(path.read_bytes())
+        raw = load_json(path)
     except FileNotFoundError as error:
         msg = f"{folder}: no feature set here (recipe.json is missing)"
         raise StoreError(msg) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         msg = f"{path}: cannot be read as JSON; restore the file from a copy"
         raise StoreError(msg) from error
     if not isinstance(raw, dict):

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from ..errors import ShardError
-from .shard import HEADER_BYTES, check_id, checked_dataset, read_header, sealed, shard_image
+from .shard import HEADER_BYTES, check_id, checked_attributes, checked_dataset, read_header, sealed, shard_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -185,7 +185,7 @@ def _datasets(path: Path, file: h5py.File, kind: str) -> dict[str, h5py.Dataset]
 
 
 def _attributes(path: Path, file: h5py.File, kind: str) -> tuple[str, dict[str, Any]]:
-    attributes = dict(file.attrs)
+    attributes = checked_attributes(path, file)
     if str(attributes["kind"]) != kind:
         raise ShardError(str(path), "stranger", f"it holds {attributes['kind']}, not {kind}")
     facts = json.loads(str(attributes["facts"]))

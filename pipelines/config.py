@@ -182,6 +182,6 @@ def _unknown(path: Path, name: str, known: Iterable[str]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         msg = f"{path} cannot be read as TOML: {error}"
         raise UsageError(msg) from error

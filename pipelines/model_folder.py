@@ -35,8 +35,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..errors import StoreError, UsageError
+from ..errors import StoreError, UsageError, WeightsError
+from ..extract.checkpoints import check_header_length
 from ..features.checked_json import CHECK, with_check, without_check
+from ..features.plain_json import load_json, parse_json
 from ..features.publish import publish_bytes
 from .methods import Method, find_method
 
@@ -93,10 +95,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_tensors` wrote. Raises `StoreError` for another file or a damaged one."""
     try:
         _refuse_special(path)
+        check_header_length(path)
         with safe_open(path, "pt") as file:
-            header: dict[str, Any] = dict(json.loads((file.metadata() or {})[_HEADER]))
+            header: dict[str, Any] = dict(parse_json((file.metadata() or {})[_HEADER]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (OSError, SafetensorError, WeightsError, KeyError, ValueError, TypeError) as error:
         msg = f"{path}: not a file of a vadx model, or a damaged one ({error}); train again: vadx train"
         raise StoreError(msg) from error
     digest = header.pop(_DIGEST, None)
@@ -137,13 +140,12 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     path = folder / MODEL_JSON
     try:
-        _refuse_special(path)
-        facts: dict[str, Any] = json.loads(path.read_text())
+        facts: dict[str, Any] = load_json(path)
         version = facts.pop("vadx_model")
         if type(version) is not int:
             msg = f"vadx_model is {version!r}"
             raise ValueError(msg)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         msg = f"{path}: this is no model of vadx ({error}); name the folder that vadx train wrote"
         raise StoreError(msg) from error
     if version > MODEL_VERSION:

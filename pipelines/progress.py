@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .job import Outcome
 
 PLAIN_LINE_SECONDS = 30.0
+_OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class StartEvent(msgspec.Struct, tag_field="event", tag="start", frozen=True, omit_defaults=True):
@@ -298,4 +300,11 @@ def describe(outcome: Outcome) -> str:
 
 def printable(text: str) -> str:
     """Make a name harmless on a terminal: control characters and undecodable bytes are shown as escapes."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def harmless(text: str) -> str:
+    """As `printable`, for lists that scripts read: only what a terminal obeys, and half of a surrogate, is escaped."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+
 Process = Callable[..., "Iterator[list[Outcome]]"]
 """`extraction.process_videos`, or what does the same for other jobs: it takes videos, jobs and the same options."""
 
@@ -67,7 +69,7 @@ class RunLog:
         line = msgspec.json.encode(event)
         if not self._refused:
             try:
-                descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+                descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _O_NOFOLLOW, 0o666)
                 try:
                     os.write(descriptor, line + b"\n")
                 finally:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import NoInputError, UsageError
+from ..features.keys import file_of
+from ..features.layouts.files import read_npy
 from ..features.publish import make_directory, publish_bytes
 from .scoring import ScoredVideo
 
@@ -23,7 +25,7 @@ _SUFFIX = ".scores"
 
 
 def _read_npy(path: Path) -> NDArray[Any]:
-    return np.asarray(np.load(path, allow_pickle=False))
+    return read_npy(path)
 
 
 def _read_csv(path: Path) -> NDArray[Any]:
@@ -107,7 +109,7 @@ def write_score_folder(folder: Path, videos: Iterable[ScoredVideo]) -> int:
     """
     count = 0
     for video in videos:
-        path = folder / f"{video.id}.npy"
+        path = file_of(folder, video.id, ".npy")
         make_directory(path.parent)
         data = io.BytesIO()
         np.save(data, video.frame_scores, allow_pickle=False)

@@ -178,6 +178,7 @@ def _check(options: dict[str, Any]) -> int:
 def _export_tubes(item: StageSet, options: dict[str, Any]) -> int:
     from ...detectors.detection_files import DETECTION_FORMATS
     from ...detectors.tube_files import TUBE_FORMATS, tube_lines, write_tubes
+    from ...features.keys import file_of
     from ..tube_shards import tubes_of
 
     kind, to = options["kind"], options["to"]
@@ -201,7 +202,7 @@ def _export_tubes(item: StageSet, options: dict[str, Any]) -> int:
         msg = f"--to {to} is one file, and there are {len(chosen)} videos: give a folder, or name one video"
         raise UsageError(msg)
     for identifier in chosen:
-        target = to / f"{identifier}{suffix}" if into_folder else to
+        target = file_of(to, identifier, suffix) if into_folder else to
         if into_folder:
             target.parent.mkdir(parents=True, exist_ok=True)
         write_tubes(target, tubes_of(item.open(identifier)), format=kind)

@@ -46,9 +46,11 @@ def runs(run: str | None, store: Path, feature_set: str | None, failed: bool, as
 
 
 def _list_runs(known: Sequence[PastRun], *, as_json: bool, quiet: bool) -> None:
+    from ..progress import printable
+
     if quiet:
         for name in dict.fromkeys(run.name for run in known):
-            click.echo(name)
+            click.echo(printable(name))
     elif as_json:
         print_json([_facts(run) for run in known])
     elif known:
@@ -59,9 +61,11 @@ def _list_runs(known: Sequence[PastRun], *, as_json: bool, quiet: bool) -> None:
 
 
 def _row(run: PastRun) -> list[str]:
+    from ..progress import printable
+
     counts = run.counts
     return [
-        run.name,
+        printable(run.name),
         "" if run.began is None else f"{run.began:%Y-%m-%d %H:%M:%S}",
         str(run.num_videos),
         str(counts["done"] + counts["degraded"]),
@@ -70,7 +74,7 @@ def _row(run: PastRun) -> list[str]:
         str(run.left),
         "" if run.seconds is None else f"{run.seconds:.0f}",
         "cut short" if run.exit_code is None else str(run.exit_code),
-        run.set_name,
+        printable(run.set_name),
     ]
 
 
@@ -98,7 +102,7 @@ def _list_videos(found: Sequence[PastRun], *, only_failed: bool, as_json: bool, 
             print_json({**_facts(run), "events": shown})
             continue
         if len(found) > 1 and not quiet:
-            click.echo(f"{run.set_name}:")
+            click.echo(printable(f"{run.set_name}:"))
         for event in shown:
             identifier = printable(str(event.get("id", "")))
             click.echo(identifier if quiet else _line(event, identifier))
@@ -109,6 +113,7 @@ def _line(event: dict[str, Any], identifier: str) -> str:
 
     if event.get("status") == "failed":
         before = " (failed before)" if event.get("reason") == "failed before" else ""
-        return f"{'failed':<9} {identifier}: {event.get('code')}: {printable(str(event.get('message', '')))}{before}"
+        code, message = (printable(str(event.get(name, ""))) for name in ("code", "message"))
+        return f"{'failed':<9} {identifier}: {code}: {message}{before}"
     frames = f": {event['num_frames']} frames in {event.get('seconds', 0):.1f} s" if event.get("num_frames") else ""
-    return f"{event.get('status', '?'):<9} {identifier}{frames}"
+    return printable(f"{event.get('status', '?'):<9} {identifier}{frames}")

@@ -35,19 +35,21 @@ def stage_summary(stage: StageSet) -> dict[str, Any]:
 
 
 def stage_row(summary: dict[str, Any]) -> list[str]:
+    from ..progress import printable
+
     what = _PLURAL[_COUNTED[summary["kind"]]]
     counts = [str(summary["videos"]), str(summary["failed"]), f"{summary[what]} {what}"]
-    return [summary["name"], summary["kind"], *counts, human_bytes(summary["bytes"])]
+    return [printable(summary["name"]), summary["kind"], *counts, human_bytes(summary["bytes"])]
 
 
 def list_stage(stage: StageSet, *, as_json: bool, quiet: bool) -> None:
-    from ..progress import printable
+    from ..progress import harmless, printable
 
     outlines, failures = list(stage.outlines()), stage.failures()
     axis = _COUNTED[stage.kind]
     if quiet:
         for outline in outlines:
-            click.echo(outline.id)
+            click.echo(harmless(outline.id))
     elif as_json:
         videos = [
             {"id": o.id, _PLURAL[axis]: o.lengths[axis], "frames": _frames(o), "bytes": o.bytes} for o in outlines
@@ -65,6 +67,7 @@ def _frames(outline: StageOutline) -> int:
 
 def info_stage(stage: StageSet, *, as_json: bool) -> None:
     from ...features.recipe import Recipe
+    from ..progress import printable
     from ..prose import prose
 
     summary = stage_summary(stage)
@@ -72,21 +75,21 @@ def info_stage(stage: StageSet, *, as_json: bool) -> None:
         print_json({**summary, "digest": stage.digest, "recipe": stage.recipe.to_mapping(), "path": str(stage.path)})
         return
     what = _PLURAL[_COUNTED[stage.kind]]
-    click.echo(stage.name)
+    click.echo(printable(stage.name))
     click.echo(f"  holds    {stage.kind} of {summary['videos']} videos: {summary[what]} {what}")
     settings = dict(stage.recipe.settings)
     if "network" in settings:
         recipe = Recipe.from_mapping(settings.pop("network"))
-        click.echo(f"  network  {prose(recipe)}")
-        click.echo(f"  weights  {stage.weights_name or 'not of the table'}, sha256 {recipe.weights}")
+        click.echo(printable(f"  network  {prose(recipe)}"))
+        click.echo(printable(f"  weights  {stage.weights_name or 'not of the table'}, sha256 {recipe.weights}"))
     for name, value in sorted({**settings, **settings.pop("regions", {})}.items()):
         if value is not None and not isinstance(value, dict):
-            click.echo(f"  {name.replace('_', ' '):<24} {value}")
+            click.echo(printable(f"  {name.replace('_', ' '):<24} {value}"))
     click.echo(f"  digest   {stage.digest}")
     if stage.recipe.after is not None:
-        click.echo(f"  made of  the set with digest {stage.recipe.after}")
+        click.echo(printable(f"  made of  the set with digest {stage.recipe.after}"))
     click.echo(f"  failed   {summary['failed']}; {human_bytes(summary['bytes'])}")
-    click.echo(f"  folder   {stage.path}")
+    click.echo(printable(f"  folder   {stage.path}"))
 
 
 def info_stage_video(stage: StageSet, identifier: str, *, as_json: bool) -> None:

@@ -51,12 +51,13 @@ def ls(feature_set: str | None, store: Path, as_json: bool, quiet: bool) -> int:
 
 def _list_sets(store: Path, *, as_json: bool, quiet: bool) -> None:
     from ...features.stage_set import StageSet
+    from ..progress import printable
     from .stages import STAGE_HEADERS, stage_row, stage_summary
 
     sets = choose_sets(None, store)
     if quiet:
         for item in sets:
-            click.echo(item.name)
+            click.echo(printable(item.name))
         return
     rows = [_set_summary(item) for item in sets if not isinstance(item, StageSet)]
     stages = [stage_summary(item) for item in sets if isinstance(item, StageSet)]
@@ -66,8 +67,8 @@ def _list_sets(store: Path, *, as_json: bool, quiet: bool) -> None:
     headers = ["SET", "PRESET", "VIDEOS", "FAILED", "CLIPS", "CROPS x DIM", "HOURS", "SIZE"]
     table = [
         [
-            row["name"],
-            row["preset"] or ("(imported)" if row["imported"] else ""),
+            printable(row["name"]),
+            printable(row["preset"] or ("(imported)" if row["imported"] else "")),
             str(row["videos"]),
             str(row["failed"]),
             str(row["clips"]),
@@ -108,14 +109,14 @@ def _set_summary(item: FeatureSet) -> dict[str, Any]:
 def _list_videos(item: FeatureSet, *, as_json: bool, quiet: bool) -> None:
     import msgspec
 
-    from ..progress import printable
+    from ..progress import harmless, printable
 
     summaries = item.summaries()
     if quiet:
         ids = summaries.ids
         # Each `echo` is flushed, which takes longer than all else where there are 100,000.
         for start in range(0, len(ids), _LINES_AT_ONCE):
-            click.echo("\n".join(ids[start : start + _LINES_AT_ONCE]))
+            click.echo("\n".join(map(harmless, ids[start : start + _LINES_AT_ONCE])))
     elif as_json:
         failed = [{"id": f.id, "code": f.code, "path": f.path} for f in item.failures()]
         videos = [msgspec.to_builtins(s) for s in summaries.values()]
@@ -189,20 +190,33 @@ def _info_set(item: FeatureSet) -> None:
     from ..prose import prose
 
     summary = _set_summary(item)
-    click.echo(item.name)
-    click.echo(f"  {prose(item.recipe)}")
+    lines = [item.name, f"  {prose(item.recipe)}"]
     if item.recipe.imported is None:
-        click.echo(f"  preset   {item.preset}")
-        click.echo(f"  weights  {item.weights_name or 'not of the table'}, sha256 {item.recipe.weights}")
+        lines += [
+            f"  preset   {item.preset}",
+            f"  weights  {item.weights_name or 'not of the table'}, sha256 {item.recipe.weights}",
+        ]
     else:
         found = ", ".join(f"of {count} videos {FRAMES_FROM.get(how, how)}" for how, count in frames_from(item).items())
-        click.echo(f"  unknown  {', '.join(item.recipe.unknown) or 'nothing'}")
-        click.echo(f"  frames   {found or 'no video yet'}")
-        click.echo(f"  seconds  {'unknown' if summary['hours'] is None else 'by a frame rate that was stated'}")
-    click.echo(f"  digest   {item.digest}")
-    click.echo(f"  holds    {summary['videos']} videos, {summary['clips']} clips, {human_bytes(summary['bytes'])}")
-    click.echo(f"  failed   {summary['failed']}")
-    click.echo(f"  folder   {item.path}")
+        lines += [
+            f"  unknown  {', '.join(item.recipe.unknown) or 'nothing'}",
+            f"  frames   {found or 'no video yet'}",
+            f"  seconds  {'unknown' if summary['hours'] is None else 'by a frame rate that was stated'}",
+        ]
+    lines += [
+        f"  digest   {item.digest}",
+        f"  holds    {summary['videos']} videos, {summary['clips']} clips, {human_bytes(summary['bytes'])}",
+        f"  failed   {summary['failed']}",
+        f"  folder   {item.path}",
+    ]
+    _print_lines(lines)
+
+
+def _print_lines(lines: list[str]) -> None:
+    """Print lines in which names and texts stand that others chose."""
+    from ..progress import printable
+
+    click.echo("\n".join(map(printable, lines)))
 
 
 def _info_video(item: FeatureSet, identifier: str, *, as_json: bool) -> None:
@@ -241,30 +255,29 @@ def _info_video(item: FeatureSet, identifier: str, *, as_json: bool) -> None:
 
 def _print_video(identifier: str, features: ClipFeatures, path: Path) -> None:
     from ...features.timeline import FRAMES_FROM
-    from ..progress import printable
 
     facts = features.facts
     first, last = features.seconds[0, 0], features.seconds[-1, 1]
-    click.echo(printable(identifier))
-    click.echo(
-        f"  features  {' x '.join(map(str, features.values.shape))} (clip, crop, feature) {features.values.dtype}"
-    )
+    shape = " x ".join(map(str, features.values.shape))
+    lines = [identifier, f"  features  {shape} (clip, crop, feature) {features.values.dtype}"]
     if facts.frames_from is None:
-        click.echo(
-            f"  video     {facts.width}x{facts.height}, {facts.fps:.3f} frames/s, {facts.codec} in {facts.container}"
-        )
-        click.echo(f"  frames    {facts.num_frames_decoded} decoded, {facts.num_frames_declared} declared")
-        click.echo(f"  time      {first:.3f} to {last:.3f} s ({facts.time_source})")
-        click.echo(f"  padding   {features.num_padded_frames} frames made by the tail rule")
-        click.echo(f"  turned    {facts.rotation_degrees} degrees clockwise")
-        click.echo(f"  damage    {'; '.join(facts.degradations()) or 'none'}")
+        lines += [
+            f"  video     {facts.width}x{facts.height}, {facts.fps:.3f} frames/s, {facts.codec} in {facts.container}",
+            f"  frames    {facts.num_frames_decoded} decoded, {facts.num_frames_declared} declared",
+            f"  time      {first:.3f} to {last:.3f} s ({facts.time_source})",
+            f"  padding   {features.num_padded_frames} frames made by the tail rule",
+            f"  turned    {facts.rotation_degrees} degrees clockwise",
+            f"  damage    {'; '.join(facts.degradations()) or 'none'}",
+        ]
     else:
         known = f"{first:.3f} to {last:.3f} s, at {facts.fps:g} frames/s, as stated"
-        click.echo("  video     unknown: its features were imported")
-        click.echo(f"  frames    {facts.num_frames_decoded}, {FRAMES_FROM.get(facts.frames_from, facts.frames_from)}")
-        click.echo(f"  time      {'unknown' if math.isnan(first) else known}")
-    click.echo(f"  made by   {', '.join(f'{k} {v}' for k, v in features.provenance.items())}")
-    click.echo(f"  shard     {path}")
+        lines += [
+            "  video     unknown: its features were imported",
+            f"  frames    {facts.num_frames_decoded}, {FRAMES_FROM.get(facts.frames_from, facts.frames_from)}",
+            f"  time      {'unknown' if math.isnan(first) else known}",
+        ]
+    lines += [f"  made by   {', '.join(f'{k} {v}' for k, v in features.provenance.items())}", f"  shard     {path}"]
+    _print_lines(lines)
 
 
 @click.command(context_settings={"show_default": True})
@@ -279,6 +292,7 @@ def verify(feature_set: str | None, store: Path, as_json: bool, quick: bool, qui
     A damaged shard is made again by the same extract command that made it.
     """
     from ...features.shard import DAMAGE
+    from ..progress import printable
 
     num_shards = 0
     findings: list[dict[str, str]] = []
@@ -292,10 +306,10 @@ def verify(feature_set: str | None, store: Path, as_json: bool, quick: bool, qui
     else:
         for finding in findings:
             if quiet:
-                click.echo(finding["path"])
+                click.echo(printable(finding["path"]))
             else:
                 meaning = DAMAGE[finding["damage"]]
-                click.echo(f"{finding['path']}: {finding['damage']} ({meaning}): {finding['evidence']}")
+                _print_lines([f"{finding['path']}: {finding['damage']} ({meaning}): {finding['evidence']}"])
         check = "quick check" if quick else "full check"
         ending = "; the extract command that made them makes them again" if findings else ""
         click.echo(f"{num_shards} shards, {len(findings)} damaged ({check}){ending}", err=True)
@@ -329,7 +343,7 @@ def gc(feature_set: str | None, store: Path, as_json: bool, older_than: float, y
         return 0
     for row in rows:
         verb = "swept" if row["swept"] else ("would sweep" if row["may_go"] else "stays")
-        click.echo(f"{verb}: {row['path']} ({human_bytes(row['bytes'])}): {row['reason']}")
+        _print_lines([f"{verb}: {row['path']} ({human_bytes(row['bytes'])}): {row['reason']}"])
     waiting = sum(row["may_go"] and not row["swept"] for row in rows)
     hint = "; to sweep them, add --yes" if waiting else ""
     click.echo(f"{len(rows)} left behind, {sum(row['swept'] for row in rows)} swept{hint}", err=True)
