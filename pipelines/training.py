@@ -113,7 +113,7 @@ def plan_training(order: Order, settings: TrainSettings, *, check: Callable[[], 
                 f"which vadx manifest makes"
             )
             raise UsageError(msg)
-        known = _known(order.manifest, order.source.summaries().ids)
+        known = _known(order.manifest, order.source.all_ids())
         split, says = _train_split(known)
         videos = {i: one for i, one in known.items() if split is None or one.split == split}
         _check_labels(order.source.name, videos, split)

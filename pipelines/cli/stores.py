@@ -311,7 +311,7 @@ def verify(feature_set: str | None, store: Path, as_json: bool, quick: bool, qui
                 meaning = DAMAGE[finding["damage"]]
                 _print_lines([f"{finding['path']}: {finding['damage']} ({meaning}): {finding['evidence']}"])
         check = "quick check" if quick else "full check"
-        ending = "; the extract command that made them makes them again" if findings else ""
+        ending = "; repeat the command that made them, which makes them again" if findings else ""
         click.echo(f"{num_shards} shards, {len(findings)} damaged ({check}){ending}", err=True)
     return 4 if findings else 0
 
