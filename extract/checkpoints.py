@@ -313,7 +313,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
     problems = [f"{what}: {_some(keys)}" for what, keys in (("missing", missing), ("unknown", unknown)) if keys]
     problems += shapes[:3]
     if problems:
-        msg = f"{origin} does not fit {type(network).__name__}: {'; '.join(problems)}; name a checkpoint of this network"
+        msg = f"{origin} does not fit {type(network).__name__}: {'; '.join(problems)}; name one of this network"
         raise WeightsError(msg)
     network.load_state_dict(dict(state), strict=False)
 
