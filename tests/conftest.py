@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +29,38 @@ OPENCV_CLIPS = {
     "orange.jpg": "152c20d2f380ac985de25e474e1a5f06ed34b932191342099b8272a63a15a079",
     "baboon.jpg": "1a1dd18d78eec44420af3b0b7f08ee3d41c982916cae3ce203d7ff35d754cc0f",
 }
+
+
+LONGEST_FIRST = (
+    "test_demo.py",
+    "extract/test_openvino.py",
+    "pipelines/test_kill.py",
+    "pipelines/test_tubes_command.py",
+    "test_dockerfile.py",
+    "pipelines/test_tubes_real.py",
+    "extract/test_real.py",
+    "pipelines/test_mean_cube_run.py",
+    "test_demo_train.py",
+    "pipelines/test_scene_chain.py",
+    "pipelines/test_memory.py",
+)
+"""Files of a few long tests, in the order in which workers of pytest-xdist begin them."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep pytest-xdist from handing out the files with the most tests first: the longest of all has four."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin the longest files first where several run at once, so that no worker waits for the last of them."""
+    if not hasattr(config, "workerinput"):
+        return
+    tests = Path(__file__).parent
+    places = {tests / name: place for place, name in enumerate(LONGEST_FIRST)}
+    num_tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (places.get(item.path, len(places)), -num_tests[item.path]))
 
 
 @pytest.fixture(autouse=True, scope="session")
