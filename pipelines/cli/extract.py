@@ -225,9 +225,11 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any], limi
         say(f"stopped: {reason}; see to the cause, then the same command resumes")
     stored = {o.id: None for run in runs for o in run.tally.outcomes if o.status in ("done", "degraded")}
     if options["quiet"] and not options["as_json"]:
+        from ..progress import harmless
+
         for entry in found.entries:
             if entry.id in stored:
-                click.echo(entry.id)
+                click.echo(harmless(entry.id))
     elif not options["as_json"]:
         for plan, run in zip(plans, runs, strict=True):
             if options["show_pred"]:

@@ -164,9 +164,11 @@ def _import(plan: ImportPlan, options: dict[str, Any], limits: dict[str, Any]) -
     if talks:
         _report(run, plan.recipe, stopped)
     elif options["quiet"] and not options["as_json"]:
+        from ..progress import harmless
+
         for outcome in run.tally.outcomes:
             if outcome.status == "done":
-                click.echo(outcome.id)
+                click.echo(harmless(outcome.id))
     return 3 if run.tally.failed else 0
 
 

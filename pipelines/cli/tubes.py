@@ -277,10 +277,12 @@ def _run(
     if reason is not None:
         say(f"stopped: {reason}; see to the cause, then the same command resumes")
     if options["quiet"] and not options["as_json"]:
+        from ..progress import harmless
+
         stored = {o.id for o in runs[-1].tally.outcomes if o.status in ("done", "degraded")}
         for entry in found.entries:
             if entry.id in stored:
-                click.echo(entry.id)
+                click.echo(harmless(entry.id))
     elif talks:
         _report(runs)
     _draw(found, runs, targets, talks=talks)
