@@ -47,6 +47,8 @@ def judge(
     decoded = facts.num_frames_decoded
     if decoded == 0:
         bad = facts.num_bad_packets + num_leading_bad_packets
+        if bad and ended_badly:
+            return Verdict("VIDEO_TRUNCATED", f"none of its {bad} packets could be decoded; the last one is broken off")
         if bad:
             return Verdict("VIDEO_DAMAGED", f"none of its {bad} packets could be decoded")
         # A container without frames covers nothing of a duration that it states.
@@ -126,12 +128,15 @@ class DecodeProgress:
         if damaged:
             self.ended_badly = True
 
-    def note_bad_packet(self) -> None:
+    def note_bad_packet(self, packet: av.Packet | None) -> None:
+        """Count a packet that cannot be decoded; None drained the decoder."""
         if self.num_frames:
             self.num_bad_packets += 1
             self.ended_badly = True
-        else:
+        elif packet is not None:
             self.num_leading_bad_packets += 1
+            # Before the first frame a packet may be refused by right, but not one that the file's end cuts through.
+            self.ended_badly = bool(packet.is_corrupt)
 
     def note_packet_end(self, seconds: float) -> None:
         if self._largest_packet_end is None or seconds > self._largest_packet_end:
@@ -143,6 +148,9 @@ class DecodeProgress:
             return None
         if self._last_pts is None or self._first_pts is None:
             return 0.0
+        if self.num_frames > 1 and self._last_pts == self._first_pts:
+            # A clock that stands still tells nothing of the end.
+            return None
         ends = [self._last_pts + (self._last_gap or 0.0), self._largest_packet_end or 0.0]
         # Some containers count their duration from 0, some from the first frame.
         return min(1.0, max(max(ends), max(ends) - self._first_pts) / duration_seconds)

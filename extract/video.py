@@ -249,7 +249,7 @@ class VideoReader:
             except MemoryError as error:
                 raise _translate(error, str(self.path), f"frame {progress.num_frames}") from error
             except _FOREIGN:
-                progress.note_bad_packet()
+                progress.note_bad_packet(packet)
                 lost = True
                 continue
             if packet is not None:

@@ -195,6 +195,7 @@ SOUND = VideoFacts(fps=25.0, num_frames_decoded=200, width=64, height=48)
         ({"num_frames_decoded": 0, "coverage": 0.0}, {}, "VIDEO_TRUNCATED"),
         ({"num_frames_decoded": 0, "num_bad_packets": 5}, {}, "VIDEO_DAMAGED"),
         ({"num_frames_decoded": 0}, {"num_leading_bad_packets": 5}, "VIDEO_DAMAGED"),
+        ({"num_frames_decoded": 0}, {"num_leading_bad_packets": 5, "ended_badly": True}, "VIDEO_TRUNCATED"),
         ({"num_size_changes": 3, "num_backward_pts": 7}, {}, None),
     ],
 )

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
@@ -12,55 +10,15 @@ from support import make_video
 from vadx.extract.video import VideoReader
 
 from .clips import cut, damage, make_video_with_sound, read
+from .encodings import ENCODINGS, NUM_FRAMES, Encoding, boxes_of, frame_starts, inside_a_frame, lose_packets, punch
 
-NUM_FRAMES = 60
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A container with a codec; frames are large enough for a cut to fall into one."""
-
-    extension: str
-    codec: str = "libx264"
-    container_options: dict[str, str] = field(default_factory=dict)
-    codec_options: dict[str, str] = field(default_factory=lambda: {"g": "12", "crf": "8", "preset": "veryfast"})
-    pixel_format: str = "yuv420p"
-
-    def make(self, path: Path, num_b_frames: int = 0) -> Path:
-        return make_video(
-            path.with_suffix(self.extension),
-            num_frames=NUM_FRAMES,
-            width=192,
-            height=144,
-            codec=self.codec,
-            container_options=self.container_options,
-            codec_options=self.codec_options | ({"bf": str(num_b_frames)} if num_b_frames else {}),
-            pixel_format=self.pixel_format,
-        )
-
-
-KINDS = {
-    "mp4, index last": Kind(".mp4"),
-    "mp4, index first": Kind(".mp4", container_options={"movflags": "faststart"}),
-    "mp4, fragmented": Kind(".mp4", container_options={"movflags": "frag_keyframe+empty_moov"}),
-    "mkv": Kind(".mkv"),
-    "ts": Kind(".ts"),
-    "avi": Kind(".avi"),
-    "flv": Kind(".flv"),
-    "h264": Kind(".h264"),
-    "mpeg4 avi": Kind(".avi", "mpeg4", codec_options={"g": "12"}),
-    "mjpeg avi": Kind(".avi", "mjpeg", codec_options={}, pixel_format="yuvj420p"),
-    # Its decoder finds nothing wrong with half a frame.
-    "huffyuv avi": Kind(".avi", "huffyuv", codec_options={}, pixel_format="yuv422p"),
-    "webm": Kind(".webm", "libvpx", codec_options={"g": "12", "deadline": "realtime", "b": "2M"}),
-}
-WITH_B_FRAMES = [name for name, kind in KINDS.items() if kind.codec in ("libx264", "mpeg4")]
-CASES = [(name, 0) for name in KINDS] + [(name, 2) for name in WITH_B_FRAMES]
+WITH_B_FRAMES = [name for name, kind in ENCODINGS.items() if kind.codec in ("libx264", "mpeg4")]
+CASES = [(name, 0) for name in ENCODINGS] + [(name, 2) for name in WITH_B_FRAMES]
 
 
 @pytest.mark.parametrize(("name", "num_b_frames"), CASES)
 def test_a_truncated_file_is_truncated(tmp_path: Path, name: str, num_b_frames: int) -> None:
-    whole = KINDS[name].make(tmp_path / "whole", num_b_frames)
+    whole = ENCODINGS[name].make(tmp_path / "whole", num_b_frames)
     clean = read(whole)
     assert (clean.code, len(clean.frames), clean.is_flagged) == (None, NUM_FRAMES, False)
     for percent in (10, 50, 90):
@@ -73,43 +31,23 @@ def test_a_truncated_file_is_truncated(tmp_path: Path, name: str, num_b_frames: 
         assert got.facts is None or not got.facts.partial
 
 
-def frame_starts(data: bytes) -> list[int]:
-    """Where the frames of a transport stream begin: in packets of stream 0x100 with the payload-unit-start bit."""
-    return [at for at in range(0, len(data), 188) if data[at + 1] & 0x5F == 0x41 and data[at + 2] == 0]
-
-
-def inside_a_frame(data: bytes, near: int) -> int:
-    """Give the place nearest to ``near`` below it that lies in the middle of a frame's packets."""
-    starts = [at for at in frame_starts(data) if at < near]
-    return (starts[-2] + starts[-1]) // 2
-
-
 @pytest.mark.parametrize("name", ["mkv", "avi", "mjpeg avi", "mp4, fragmented", "flv", "webm"])
 def test_a_file_that_lost_only_its_last_bytes_may_be_whole(tmp_path: Path, name: str) -> None:
-    whole = KINDS[name].make(tmp_path / "whole")
+    whole = ENCODINGS[name].make(tmp_path / "whole")
     got = read(cut(whole, tmp_path / f"part{whole.suffix}", whole.stat().st_size - 5))
     assert (got.code, len(got.frames)) == (None, NUM_FRAMES)
 
 
 def test_a_transport_stream_that_ends_between_two_frames_cannot_be_known_to_be_truncated(tmp_path: Path) -> None:
-    whole = KINDS["ts"].make(tmp_path / "whole")
+    whole = ENCODINGS["ts"].make(tmp_path / "whole")
     starts = frame_starts(whole.read_bytes())
     assert len(starts) == NUM_FRAMES
     got = read(cut(whole, tmp_path / "part.ts", starts[30]))
     assert (got.code, len(got.frames), got.is_flagged) == (None, 30, False)
 
 
-def boxes_of(data: bytes) -> list[tuple[int, bytes]]:
-    found, start = [], 0
-    while start < len(data):
-        size, kind = struct.unpack(">I4s", data[start : start + 8])
-        found.append((start, kind))
-        start += size
-    return found
-
-
 def test_an_index_that_is_cut_through_gives_all_frames_or_is_truncated(tmp_path: Path) -> None:
-    whole = KINDS["mp4, index last"].make(tmp_path / "whole")
+    whole = ENCODINGS["mp4, index last"].make(tmp_path / "whole")
     data = whole.read_bytes()
     (start,) = [at for at, kind in boxes_of(data) if kind == b"moov"]
     outcomes = []
@@ -123,7 +61,7 @@ def test_an_index_that_is_cut_through_gives_all_frames_or_is_truncated(tmp_path:
 
 @pytest.mark.parametrize("num_bytes", [8, 40, 100])
 def test_a_fragment_whose_header_is_cut_through_is_truncated(tmp_path: Path, num_bytes: int) -> None:
-    whole = KINDS["mp4, fragmented"].make(tmp_path / "whole")
+    whole = ENCODINGS["mp4, fragmented"].make(tmp_path / "whole")
     fragments = [at for at, kind in boxes_of(whole.read_bytes()) if kind == b"moof"]
     part = cut(whole, tmp_path / "part.mp4", fragments[-2] + num_bytes)
     assert read(part).code == "VIDEO_TRUNCATED"
@@ -133,7 +71,7 @@ def test_a_fragment_whose_header_is_cut_through_is_truncated(tmp_path: Path, num
 
 
 def test_a_container_that_promises_a_duration_and_holds_no_frame_is_truncated(tmp_path: Path) -> None:
-    whole = KINDS["mkv"].make(tmp_path / "whole")
+    whole = ENCODINGS["mkv"].make(tmp_path / "whole")
     with av.open(str(whole)) as container:
         first = next(container.demux(video=0))
         assert first.pos is not None
@@ -145,7 +83,7 @@ def test_a_container_that_promises_a_duration_and_holds_no_frame_is_truncated(tm
 @pytest.mark.parametrize("num_b_frames", [0, 2])
 @pytest.mark.parametrize("name", ["mp4, index first", "flv", "mkv"])
 def test_frames_that_the_decoder_still_held_are_kept(tmp_path: Path, name: str, num_b_frames: int) -> None:
-    whole = KINDS[name].make(tmp_path / "whole", num_b_frames)
+    whole = ENCODINGS[name].make(tmp_path / "whole", num_b_frames)
     end = whole.stat().st_size // 2
     with av.open(str(whole)) as container:
         packets = [p for p in container.demux(video=0) if p.size]
@@ -170,15 +108,15 @@ def test_frames_that_the_decoder_still_held_are_kept(tmp_path: Path, name: str, 
 @pytest.mark.parametrize(
     ("kind", "num_b_frames"),
     [
-        (Kind(".mp4"), 2),
-        (Kind(".mkv"), 2),
-        (Kind(".mp4", "mpeg4", codec_options={"g": "12"}), 0),
-        (Kind(".avi", "mpeg4", codec_options={"g": "12"}), 2),
-        (KINDS["mjpeg avi"], 0),
+        (Encoding(".mp4"), 2),
+        (Encoding(".mkv"), 2),
+        (Encoding(".mp4", "mpeg4", codec_options={"g": "12"}), 0),
+        (Encoding(".avi", "mpeg4", codec_options={"g": "12"}), 2),
+        (ENCODINGS["mjpeg avi"], 0),
     ],
     ids=["h264 mp4", "h264 mkv", "mpeg4 mp4", "mpeg4 avi", "mjpeg avi"],
 )
-def test_most_damage_inside_a_stream_is_seen(tmp_path: Path, kind: Kind, num_b_frames: int) -> None:
+def test_most_damage_inside_a_stream_is_seen(tmp_path: Path, kind: Encoding, num_b_frames: int) -> None:
     whole = kind.make(tmp_path / "whole", num_b_frames)
     clean = np.stack(read(whole).frames)
     flags = []
@@ -191,17 +129,9 @@ def test_most_damage_inside_a_stream_is_seen(tmp_path: Path, kind: Kind, num_b_f
     assert np.mean(flags) >= 0.85
 
 
-def punch(path: Path, begin: float, end: float) -> None:
-    """Overwrite a part of a file with zeros."""
-    data = bytearray(path.read_bytes())
-    first, last = int(len(data) * begin), int(len(data) * end)
-    data[first:last] = bytes(last - first)
-    path.write_bytes(data)
-
-
 @pytest.mark.parametrize("name", ["mp4, index first", "mjpeg avi", "mpeg4 avi"])
 def test_a_long_hole_is_damage(tmp_path: Path, name: str) -> None:
-    whole = KINDS[name].make(tmp_path / "whole")
+    whole = ENCODINGS[name].make(tmp_path / "whole")
     punch(whole, 0.3, 0.7)
     got = read(whole)
     assert got.code in {"VIDEO_DAMAGED", "VIDEO_TRUNCATED"}
@@ -217,11 +147,6 @@ def test_many_lost_packets_are_damage_however_few_frames_lie_beside_them(tmp_pat
     assert got.facts.num_bad_packets > 80
     assert got.code == "VIDEO_DAMAGED"
     assert f"and {got.facts.num_bad_packets} packets could not be decoded" in got.evidence
-
-
-def lose_packets(data: bytes, lost: set[int]) -> bytes:
-    """Leave packets of 188 bytes out of a transport stream."""
-    return b"".join(data[at : at + 188] for at in range(0, len(data), 188) if at // 188 not in lost)
 
 
 def test_packets_lost_from_a_transport_stream_are_seen(tmp_path: Path) -> None:
@@ -250,7 +175,7 @@ def test_joined_transport_streams_are_accepted_and_marked(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("num_b_frames", [0, 2])
 def test_a_transport_stream_may_begin_between_two_key_frames(tmp_path: Path, num_b_frames: int) -> None:
-    whole = Kind(".ts", codec_options={"g": "30", "crf": "8"}).make(tmp_path / "whole", num_b_frames)
+    whole = Encoding(".ts", codec_options={"g": "30", "crf": "8"}).make(tmp_path / "whole", num_b_frames)
     data = whole.read_bytes()
     (tmp_path / "late.ts").write_bytes(data[len(data) // 188 // 4 * 188 :])
     got = read(tmp_path / "late.ts")
