@@ -201,7 +201,7 @@ def _read_csv(path: Path, _images: Path | None) -> Columns:
     wanted = [name for name in CSV_COLUMNS if name in header]
     places = [header.index(name) for name in wanted]
     by_name: dict[int | str, Callable[[str], float]] | None = None
-    if "label" in wanted and len(example) > places[-1] and not _is_number(example[places[-1]]):
+    if "label" in wanted and len(example) > places[-1] and not is_number(example[places[-1]]):
         known: dict[str, int] = {}
         # Each name is looked up once, however many boxes have it.
         by_name = {places[-1]: lambda text: known[text] if text in known else known.setdefault(text, coco_label(text))}
@@ -216,7 +216,8 @@ def _read_csv(path: Path, _images: Path | None) -> Columns:
     return Columns(values[:, 0], values[:, 1:5], column.get("score", np.ones(len(values))), labels.astype(np.int64))
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a cell of a table is a number."""
     try:
         float(text)
     except ValueError:

@@ -18,12 +18,12 @@ import os
 import re
 import stat
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, ValuesView
+from collections.abc import Callable, Iterator, Mapping, ValuesView
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field, replace
 from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from ..errors import ShardError
 from .keys import folder_of, key_of
 from .publish import publish_bytes, temporary_name, write_error
 from .shard import HEADER_BYTES, read_outline
+from .timeline import FRAMES_FROM
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +64,10 @@ Hint = tuple[int, int, str]
 
 @dataclass(frozen=True, slots=True)
 class ShardSummary:
-    """What a listing shows of one shard. ``bytes`` is its file's size; ``seconds`` the video's, NaN where unknown."""
+    """What a listing shows of one shard. ``bytes`` is its file's size; ``seconds`` the video's, NaN where unknown.
+
+    Of a stage of tubes ``num_clips`` counts what it holds, boxes, tubes or instances, and there are no crops.
+    """
 
     id: str
     bytes: int
@@ -80,21 +84,36 @@ class ShardSummary:
         return ours == theirs
 
 
+FRAMES_FROM_CODES = ("", *FRAMES_FROM)
+"""How the frames of a video are known, by the number that stands for it in an index; "" where it does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRow:
+    """What an index keeps of one shard: its summary, and how its frames are known, one of `FRAMES_FROM_CODES`."""
+
+    summary: ShardSummary
+    frames_from: str = ""
+
+
 class Listing(Mapping[str, ShardSummary]):
     """Maps ids, in their order, to summaries, each made when it is asked for.
 
     ``ids`` is sorted; ``rows (video,)`` is a structured array with the numbers of `ShardSummary` by name, beside the
-    shard's folder, 0 to 255, and its own mtime ``written_ns``.
+    shard's folder, 0 to 255, and its own mtime ``written_ns``. ``frames_from (video,)`` uint8 are places in
+    `FRAMES_FROM_CODES`.
     """
 
-    __slots__ = ("ids", "rows")
+    __slots__ = ("frames_from", "ids", "rows")
 
-    def __init__(self, ids: list[str], rows: NDArray[np.void]) -> None:
-        if len(ids) != len(rows):
-            msg = f"{len(ids)} ids and {len(rows)} rows"
+    def __init__(self, ids: list[str], rows: NDArray[np.void], frames_from: NDArray[np.uint8] | None = None) -> None:
+        codes = np.zeros(len(ids), np.uint8) if frames_from is None else frames_from
+        if not len(ids) == len(rows) == len(codes):
+            msg = f"{len(ids)} ids, {len(rows)} rows and {len(codes)} codes"
             raise ValueError(msg)
         self.ids = ids
         self.rows = rows
+        self.frames_from = codes
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -110,7 +129,9 @@ class Listing(Mapping[str, ShardSummary]):
 
     def only(self, keep: NDArray[np.bool_]) -> Listing:
         """Give the part of it where ``keep (video,)`` is true."""
-        return self if keep.all() else Listing(list(compress(self.ids, keep.tolist())), self.rows[keep])
+        if keep.all():
+            return self
+        return Listing(list(compress(self.ids, keep.tolist())), self.rows[keep], self.frames_from[keep])
 
     def values(self) -> ValuesView[ShardSummary]:
         return _Summaries(self)
@@ -172,7 +193,10 @@ def load_index(path: Path) -> Index:
             return Index(path=path)
         raw = json.loads(_value(names))
         numbers = np.frombuffer(binascii.a2b_base64(_value(rows)[1:-1]), _ROW)
-        return Index(dict(raw["folders"]), Listing(raw["ids"], numbers), path)
+        codes = np.frombuffer(raw.get("frames_from", "0" * len(numbers)).encode(), np.uint8) - ord("0")
+        if codes.size and codes.max() >= len(FRAMES_FROM_CODES):
+            return Index(path=path)
+        return Index(dict(raw["folders"]), Listing(raw["ids"], numbers, codes), path)
     except (OSError, *_UNREADABLE):
         return Index(path=path)
 
@@ -223,7 +247,11 @@ def write_index(index: Index, path: Path, tmp: Path, *, hints: Mapping[str, Hint
     StoreWriteError
         if the disk refused.
     """
-    names = _line("listing", {"folders": dict(sorted(index.folders.items())), "ids": index.listing.ids})
+    listing: dict[str, Any] = {"folders": dict(sorted(index.folders.items())), "ids": index.listing.ids}
+    if index.listing.frames_from.any():
+        # A digit a video. What an older vadx does not know it passes over.
+        listing["frames_from"] = "".join(map(str, index.listing.frames_from.tolist()))
+    names = _line("listing", listing)
     rows = _line("rows", _as_text(index.listing.rows))
     kept = _read_hint_lines(path)
     if hints or kept is None:
@@ -282,18 +310,18 @@ def _as_text(rows: NDArray[np.void]) -> str:
     return binascii.b2a_base64(rows.tobytes(), newline=False).decode("ascii")
 
 
-def refresh(index: Index, shards: Path) -> Index:
-    """Bring an index up to date with the folder ``shards/``: looks only into folders that changed, opens only shards
+def refresh(index: Index, shards: Path, read: Callable[[Path], ShardRow]) -> Index:
+    """Bring an index up to date with the folder ``shards/``: looks only into folders that changed, reads only shards
     that are not those listed.
 
-    A shard that cannot be read is left out: `verify` names it.
+    A shard of which ``read`` raises `ShardError` is left out: `verify` names it.
     """
     folders, changed = _look(index, shards)
     listing = index.listing
     unchanged = np.zeros(256, np.bool_)
     unchanged[[int(name, 16) for name in folders if name not in changed]] = True
     keep = unchanged[listing.rows["folder"]]
-    added: dict[str, tuple[Any, ...]] = {}
+    added: dict[str, _Added] = {}
     for name, folder in changed.items():
         number = int(name, 16)
         rows = np.flatnonzero(listing.rows["folder"] == number)
@@ -304,19 +332,28 @@ def refresh(index: Index, shards: Path) -> Index:
             # A shard never changes: another one comes by rename, with a time of its own.
             if at is not None and stamps[at] == (status.st_mtime_ns, status.st_size):
                 keep[at] = True
-            elif (summary := _read_shard(folder / file)) is not None:
-                identifier, *numbers = astuple(summary)
-                added[identifier] = (number, status.st_mtime_ns, *numbers)
+            elif (row := _read_own(folder / file, read)) is not None:
+                identifier, *numbers = astuple(row.summary)
+                known_way = row.frames_from in FRAMES_FROM_CODES
+                code = FRAMES_FROM_CODES.index(row.frames_from) if known_way else 0
+                added[identifier] = _Added((number, status.st_mtime_ns, *numbers), code)
     return Index(folders, _merge(listing.only(keep), added), index.path)
 
 
-def _merge(listing: Listing, added: Mapping[str, tuple[Any, ...]]) -> Listing:
+class _Added(NamedTuple):
+    numbers: tuple[Any, ...]
+    frames_from: int
+
+
+def _merge(listing: Listing, added: Mapping[str, _Added]) -> Listing:
     if not added:
         return listing
+    more = [added[identifier] for identifier in sorted(added)]
     ids = [*listing.ids, *sorted(added)]
-    rows = np.concatenate([listing.rows, np.array([added[identifier] for identifier in sorted(added)], _ROW)])
+    rows = np.concatenate([listing.rows, np.array([one.numbers for one in more], _ROW)])
+    codes = np.concatenate([listing.frames_from, np.array([one.frames_from for one in more], np.uint8)])
     order = sorted(range(len(ids)), key=ids.__getitem__)
-    return Listing([ids[at] for at in order], rows[order])
+    return Listing([ids[at] for at in order], rows[order], codes[order])
 
 
 def _look(index: Index, shards: Path) -> tuple[dict[str, int], dict[str, Path]]:
@@ -347,13 +384,19 @@ def _shard_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
                     yield entry.name, entry.stat(follow_symlinks=False)
 
 
-def _read_shard(path: Path) -> ShardSummary | None:
+def _read_own(path: Path, read: Callable[[Path], ShardRow]) -> ShardRow | None:
     try:
-        summary = summarize(path)
+        row = read(path)
     except (ShardError, FileNotFoundError):
         return None
-    own = key_of(summary.id) == path.stem and folder_of(path.stem) == path.parent.name
-    return summary if own else None
+    own = key_of(row.summary.id) == path.stem and folder_of(path.stem) == path.parent.name
+    return row if own else None
+
+
+def row_of_clips(path: Path) -> ShardRow:
+    """Read what an index keeps of a shard of clip features. Raises as `features.shard.read_outline`."""
+    outline = read_outline(path)
+    return ShardRow(summary_of(outline), outline.facts.frames_from or "")
 
 
 def summarize(path: Path) -> ShardSummary:

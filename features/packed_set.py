@@ -290,6 +290,11 @@ class PackedSet(FeatureSet):
         """Give the id of every video, in order."""
         return self._listing.ids
 
+    def _read_frames_from(self, identifier: str) -> str:
+        with self._opened(identifier) as file:
+            attributes = self._header(self._group(file, group_parts(identifier)), identifier)[1]
+        return str(attributes.get("frames_from") or "rows")
+
     def failure(self, identifier: str) -> FailureRecord | None:
         return self._failures.get(identifier)
 

@@ -43,11 +43,13 @@ class Published:
     outcome: Outcome
 
 
-def publish_bytes(data: bytes | memoryview, final: Path, tmp: Path, *, replace: bool = False) -> Published:
+def publish_bytes(
+    data: bytes | memoryview, final: Path, tmp: Path, *, replace: bool = False, option: str = "--out"
+) -> Published:
     """Make ``final`` appear with exactly ``data``.
 
     Without ``replace`` a file that stands there already is never touched: the first wins. ``tmp`` must be on the
-    same file system.
+    same file system. ``option`` is what names another place on the command line, for the error.
 
     Raises
     ------
@@ -65,10 +67,10 @@ def publish_bytes(data: bytes | memoryview, final: Path, tmp: Path, *, replace: 
             with suppress(OSError):
                 os.unlink(temporary)
 
-    return _with_retries(attempt, final, len(data))
+    return _with_retries(attempt, final, len(data), option)
 
 
-def publish_file(temporary: Path, final: Path, *, replace: bool = False) -> Published:
+def publish_file(temporary: Path, final: Path, *, replace: bool = False, option: str = "--out") -> Published:
     """Make ``final`` appear from a complete file that stands in ``tmp/``, and which is gone afterwards.
 
     Raises as `publish_bytes`.
@@ -81,7 +83,7 @@ def publish_file(temporary: Path, final: Path, *, replace: bool = False) -> Publ
             _sync_file(temporary)
             digest = _file_digest(temporary)
         except OSError as error:
-            raise write_error(error, final, size) from error
+            raise write_error(error, final, size, option) from error
 
         def attempt() -> Published:
             if not temporary.exists() and _is_content(final, digest):
@@ -89,7 +91,7 @@ def publish_file(temporary: Path, final: Path, *, replace: bool = False) -> Publ
                 return Published(final, "already there")
             return _commit(temporary, final, digest, replace=replace)
 
-        return _with_retries(attempt, final, size)
+        return _with_retries(attempt, final, size, option)
     finally:
         with suppress(OSError):
             os.unlink(temporary)
@@ -100,8 +102,8 @@ def temporary_name(tmp: Path, final_name: str) -> Path:
     return tmp / f"{final_name[:64]}.{uuid.uuid4().hex}.part"
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory and those above it, and force the new entries to disk.
+def make_directory(path: Path, *, option: str = "--out") -> None:
+    """Make a directory and those above it, and force the new entries to disk; ``option`` as in `publish_bytes`.
 
     Raises
     ------
@@ -117,29 +119,32 @@ def make_directory(path: Path) -> None:
             directory.mkdir(exist_ok=True)
             _sync_directory(directory.parent)
         except OSError as error:
-            raise write_error(error, directory, 4096) from error
+            raise write_error(error, directory, 4096, option) from error
 
 
-def write_error(error: OSError, path: Path, num_bytes: int) -> StoreWriteError:
-    """Translate an `OSError` of writing into a `StoreWriteError` that says what was needed where."""
+def write_error(error: OSError, path: Path, num_bytes: int, option: str = "--out") -> StoreWriteError:
+    """Translate an `OSError` of writing into a `StoreWriteError` that says what was needed where.
+
+    ``option`` is what names another place on the command line.
+    """
     reason = error.strerror or str(error)
     cure = {
-        errno.ENOSPC: "Free space there, or give another --out",
-        errno.EDQUOT: "Raise the quota, or give another --out",
-        errno.EFBIG: "Raise the file size limit (ulimit -f), or give another --out",
-        errno.EROFS: "Give an --out that can be written",
-        errno.EACCES: "Give an --out that you may write",
-        errno.EPERM: "Give an --out that you may write",
+        errno.ENOSPC: f"Free space there, or give another {option}",
+        errno.EDQUOT: f"Raise the quota, or give another {option}",
+        errno.EFBIG: f"Raise the file size limit (ulimit -f), or give another {option}",
+        errno.EROFS: f"Give {option} a place that can be written",
+        errno.EACCES: f"Give {option} a place that you may write to",
+        errno.EPERM: f"Give {option} a place that you may write to",
     }.get(error.errno or 0, "Check the disk")
     text = (
-        f"{path}: {reason}; {num_bytes} bytes were needed. Finished videos are safe. {cure}; the same command resumes."
+        f"{path}: {reason}; {num_bytes} bytes were needed. What was finished is safe. {cure}; the same command resumes."
     )
     result = StoreWriteError(text)
     result.errno = error.errno
     return result
 
 
-def _with_retries(attempt: Callable[[], Published], final: Path, num_bytes: int) -> Published:
+def _with_retries(attempt: Callable[[], Published], final: Path, num_bytes: int, option: str) -> Published:
     # A failing fsync may have dropped the pages it was to write: only a new temporary file is worth one more try.
     delays = list(_BACKOFF_SECONDS)
     io_errors = 0
@@ -151,7 +156,7 @@ def _with_retries(attempt: Callable[[], Published], final: Path, num_bytes: int)
             io_errors += error.errno == errno.EIO
             retriable = error.errno in _TRANSIENT or (error.errno == errno.EIO and io_errors == 1)
             if not retriable or not delays:
-                raise write_error(error, final, num_bytes) from error
+                raise write_error(error, final, num_bytes, option) from error
 
 
 def _write_temporary(data: bytes | memoryview, tmp: Path, final_name: str) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,18 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import RecipeError, ShardError, StoreError
-from .index import Hint, Index, write_index
-from .shard_set import ShardSet
+from .index import ShardRow, ShardSummary
+from .listed_set import ListedSet
 from .stage_shard import LAYOUTS, StageOutline, StageShard, open_stage_shard, read_stage_outline
 
 BEFORE: Mapping[str, str | None] = MappingProxyType(
     {"detections": None, "tubes": "detections", "tube-features": "tubes"}
 )
 """Kind of a stage -> the kind of the one that it is made from; detections are made from videos."""
+
+
+COUNTED: Mapping[str, str] = MappingProxyType({"detections": "box", "tubes": "tube", "tube-features": "instance"})
+"""Kind of a stage -> the axis that counts what it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class StageRecipe:
         return cls(kind, settings, after)
 
 
-class StageSet(ShardSet):
+class StageSet(ListedSet):
     """All videos' shards of one stage."""
 
     def _read_recipe(self, raw: Mapping[str, Any]) -> StageRecipe:
@@ -85,6 +90,21 @@ class StageSet(ShardSet):
     def kind(self) -> str:
         """One of `BEFORE`."""
         return self.recipe.kind
+
+    def read_row(self, path: Path) -> ShardRow:
+        outline = read_stage_outline(path, self.kind)
+        return ShardRow(
+            ShardSummary(
+                id=outline.id,
+                bytes=outline.bytes,
+                num_clips=outline.lengths[COUNTED[self.kind]],
+                num_crops=0,
+                dim=0,
+                num_frames=_num_frames(outline),
+                seconds=math.nan,
+                degraded=False,
+            )
+        )
 
     def read_shard(self, path: Path) -> StageShard:
         return open_stage_shard(path, self.kind)
@@ -116,5 +136,9 @@ class StageSet(ShardSet):
                 continue
         yield from sorted(found, key=lambda outline: outline.id)
 
-    def save_index(self, sources: Mapping[str, Hint]) -> None:
-        write_index(Index(path=self.index_path), self.index_path, self.tmp, hints=sources)
+
+def _num_frames(outline: StageOutline) -> int:
+    """Give the decoded frames of the video, 0 where its facts do not say."""
+    video = outline.facts.get("video")
+    found = video.get("num_frames_decoded") if isinstance(video, dict) else None
+    return found if isinstance(found, int) else 0

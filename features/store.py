@@ -6,17 +6,20 @@ import difflib
 import json
 import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import compress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import StoreError
 from .checked_json import with_check
-from .index import Hint, Index, Listing, clock_ns, load_index, refresh, write_index
+from .index import FRAMES_FROM_CODES, ShardRow, row_of_clips
+from .listed_set import ListedSet
 from .publish import make_directory, publish_bytes
 from .recipe import Recipe
-from .shard import open_shard, verify_shard
+from .shard import open_shard, read_frames_from, verify_shard
 from .shard_set import CLIPS, STORE_VERSION, ShardSet, read_recipe_file
 from .stage_set import StageRecipe, StageSet
 from .timeline import ClipFeatures
@@ -28,15 +31,11 @@ _NEIGHBOURS = 1000
 _S = TypeVar("_S", bound=ShardSet)
 
 
-class FeatureSet(ShardSet, Mapping[str, ClipFeatures]):
+class FeatureSet(ListedSet, Mapping[str, ClipFeatures]):
     """All videos' features under one recipe. Maps a video's id to its `ClipFeatures`.
 
     ``preset`` and ``weights_name`` are names only; the recipe is the truth.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._loaded: tuple[tuple[int, int, int] | None, Index] | None = None
-        super().__init__(path)
 
     def _read_recipe(self, raw: Mapping[str, Any]) -> Recipe:
         kind = raw.get("kind", CLIPS)
@@ -49,9 +48,8 @@ class FeatureSet(ShardSet, Mapping[str, ClipFeatures]):
     def read_shard(self, path: Path) -> object:
         return open_shard(path)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A worker that is handed the set may never list it.
-        return {**self.__dict__, "_loaded": None}
+    def read_row(self, path: Path) -> ShardRow:
+        return row_of_clips(path)
 
     def __getitem__(self, identifier: str) -> ClipFeatures:
         """Read one video's features.
@@ -80,22 +78,6 @@ class FeatureSet(ShardSet, Mapping[str, ClipFeatures]):
     def __len__(self) -> int:
         return len(self.summaries())
 
-    def index(self) -> Index:
-        """Give the index, brought up to date in memory. Its file is read again only if it is another one."""
-        try:
-            status = self.index_path.stat()
-            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-        except OSError:
-            stamp = None
-        # What is kept is what the file says, never what was seen since: a folder may change twice within a tick.
-        if self._loaded is None or stamp is None or stamp != self._loaded[0]:
-            self._loaded = (stamp, load_index(self.index_path))
-        return refresh(self._loaded[1], self.path / "shards")
-
-    def summaries(self) -> Listing:
-        """Give id -> summary of every readable shard, in the order of ids. Opens only shards that changed."""
-        return self.index().listing
-
     def all_ids(self) -> list[str]:
         """Give the id of every shard, in order: for what is made of the whole set.
 
@@ -111,10 +93,21 @@ class FeatureSet(ShardSet, Mapping[str, ClipFeatures]):
                     verify_shard(path, recipe_digest=self.digest, key=path.stem, read=self.read_shard)
         return ids
 
-    def save_index(self, sources: Mapping[str, Hint]) -> None:
-        """Rewrite the index, adding source hints. Raises `StoreWriteError` if the disk refused."""
-        looked_ns = clock_ns(self.index_path, self.tmp)
-        write_index(self.index().settled(looked_ns), self.index_path, self.tmp, hints=sources)
+    def frames_from(self) -> dict[str, int]:
+        """Count the videos by how their frames are known, as `VideoFacts.frames_from`; "" where they were decoded.
+
+        Opens those shards alone of which the index says nothing: an older vadx wrote it.
+        """
+        listing = self.summaries()
+        counted = Counter(FRAMES_FROM_CODES[code] for code in listing.frames_from.tolist())
+        if self.recipe.imported is not None:
+            for identifier in compress(listing.ids, (listing.frames_from == 0).tolist()):
+                counted[self._read_frames_from(identifier)] += 1
+            del counted[""]
+        return dict(counted)
+
+    def _read_frames_from(self, identifier: str) -> str:
+        return read_frames_from(self.shard_path(identifier)) or "rows"
 
 
 def open_shard_set(path: Path) -> FeatureSet | StageSet:

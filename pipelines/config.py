@@ -148,23 +148,33 @@ def check_context(ctx: click.Context) -> None:
         check_options(path, ctx.command, ctx.default_map)
 
 
-def list_settings(ctx: click.Context, command: click.Command, commands: Iterable[str]) -> list[Setting]:
-    """Give every option of a command with its value and origin, as a run without options would see it."""
+def list_settings(command: click.Command, commands: Iterable[str]) -> list[Setting]:
+    """Give every option of a command with its value and origin, as a run without options would see it.
+
+    Raises
+    ------
+    UsageError
+        as `default_map` and `check_options`.
+    """
     name = command.name or ""
     table = default_map(commands).get(name, {})
+    path = settings_file()
+    if path is not None and table:
+        check_options(path, command, table)
     found = []
     for parameter in command.params:
         if parameter.name is None or parameter.param_type_name != "option":
             continue
         variables = [parameter.envvar] if isinstance(parameter.envvar, str) else list(parameter.envvar or [])
-        variables.append(f"VADX_{name}_{parameter.name}".upper())
+        variables.append(f"VADX_{name}_{parameter.name}".upper().replace("-", "_"))
         in_environment = next((v for v in variables if os.environ.get(v)), None)
         if in_environment:
             found.append(Setting(name, parameter.name, os.environ[in_environment], in_environment))
         elif parameter.name in table:
             found.append(Setting(name, parameter.name, table[parameter.name], str(settings_file())))
         else:
-            default = parameter.get_default(ctx)
+            # Not what `get_default` gives: that of a context is the setting of another command.
+            default = parameter.default
             found.append(Setting(name, parameter.name, default if _is_plain(default) else None, "default"))
     return found
 

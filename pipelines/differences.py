@@ -63,7 +63,7 @@ class Difference:
 
     ``stated`` are the fields in which their recipes differ: (field, A's, B's). ``diagnosis`` is None where nothing was
     extracted again; ``notes`` say why, and what else a person should know. ``is_turned``: only B has a recipe, so that
-    the diagnosis asks what A was made with.
+    the diagnosis asks what A was made with. ``noise`` is a sentence where noise is all that the recipes differ in.
     """
 
     a: str
@@ -73,6 +73,7 @@ class Difference:
     diagnosis: Diagnosis | None
     notes: tuple[str, ...]
     is_turned: bool = False
+    noise: str | None = None
 
     @property
     def differs(self) -> bool:
@@ -81,7 +82,7 @@ class Difference:
     @property
     def causes(self) -> tuple[str, ...]:
         """What alone makes one side out of the other, in sentences, best first."""
-        diagnosed = self._diagnosed(exact=True)
+        diagnosed = self._diagnosed(exact=True) if self.noise is None else (self.noise,)
         kept = [finding for finding in self.comparison.causes if not diagnosed or finding.kind not in _EFFECTS]
         return (*(finding.sentence for finding in kept), *diagnosed)
 
@@ -176,11 +177,12 @@ def find_difference(a: Side, b: Side, *, search: Search | None = None, tolerance
         ours = {other: name for name, other in joined.pairs.items()}
         order = [ours[other] for other in b.arrays if other in ours]
     comparison = compare(a.arrays, renamed, known=_knowledge(a, b, theirs), order=order, tolerance=tolerance)
+    noise = _noise_between(a, b)
     notes = [f"{name} fits several videos of B and is compared with none" for name in joined.ambiguous]
     diagnosis = None
     is_turned = _computed(a) is None and _computed(b) is not None
     is_explained = any(finding.kind not in _EFFECTS for finding in comparison.causes)
-    if comparison.differs and comparison.videos and not is_explained:
+    if comparison.differs and comparison.videos and not is_explained and noise is None:
         reason = _why_not(a, b, comparison, search)
         if reason is None:
             diagnosis = _diagnose(a, b, renamed, theirs, comparison, search)
@@ -196,7 +198,18 @@ def find_difference(a: Side, b: Side, *, search: Search | None = None, tolerance
         diagnosis=diagnosis,
         notes=tuple(notes),
         is_turned=is_turned,
+        noise=noise,
     )
+
+
+def _noise_between(a: Side, b: Side) -> str | None:
+    """Say it where two recipes differ in the noise on frames, and in nothing else."""
+    sets = [_computed(a), _computed(b)]
+    recipes = [one.recipe.computed() for one in sets if one is not None]
+    if len(recipes) < 2 or len({replace(one, noise=None).digest for one in recipes}) > 1:
+        return None
+    ours, theirs = (f"noise {one.noise}" if one.noise is not None else "no noise" for one in recipes)
+    return None if ours == theirs else f"noise: A was made with {ours} on its frames, B with {theirs}"
 
 
 def _computed(side: Side) -> FeatureSet | None:
@@ -222,6 +235,8 @@ def _why_not(a: Side, b: Side, comparison: Comparison, search: Search) -> str | 
         return "features of other shapes cannot be laid side by side; no cause was looked for"
     if any(finding.kind == "nonfinite" for finding in comparison.findings):
         return "values that are NaN or infinite have no cause that extracting again would show"
+    if any(side is not None and side.recipe.noise is not None for side in (_computed(a), _computed(b))):
+        return "noise is drawn for whole videos and is not put on again: no other cause was looked for"
     if not search.videos:
         return "to find the cause a few clips must be extracted again: repeat with --videos FOLDER"
     return None

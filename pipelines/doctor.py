@@ -182,15 +182,11 @@ def _weights() -> Finding:
 
 
 def _plugins() -> Finding:
-    from ..extract.backbones import ENTRY_POINT_GROUP, backbones
+    from ..extract.backbones import ENTRY_POINT_GROUP, backbones, unloadable_plugins
 
     points = list(entry_points(group=ENTRY_POINT_GROUP))
-    for point in points:
-        try:
-            point.load()
-        except Exception as error:  # noqa: BLE001  # another's package may raise anything
-            evidence = f"{point.name} cannot be loaded: {str(error) or type(error).__name__}"
-            return Finding("plug-ins", "broken", evidence, "remove or update that package")
+    for name, reason in unloadable_plugins().items():
+        return Finding("plug-ins", "broken", f"{name} cannot be loaded: {reason}", "remove or update that package")
     try:
         backbones()
     except UsageError as error:

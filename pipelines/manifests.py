@@ -22,7 +22,7 @@ from ..features.annotations import (
 from ..features.bag_file import LABELS
 from ..features.joining import join_ids
 from ..features.keys import as_text
-from ..features.manifest import Manifest, ManifestEntry, id_of
+from ..features.manifest import Manifest, ManifestEntry, id_of, read_manifest
 from ..features.text_lines import check_name, is_folder
 from ..features.truth_readers import read_counts
 
@@ -30,6 +30,23 @@ OWN_LIST = "list"
 """What the command calls a list that is no data set's of the table."""
 
 PICTURE_EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".png"})
+
+
+def read_labels(path: Path) -> Manifest:
+    """Read a manifest whose labels are needed.
+
+    Raises
+    ------
+    NoInputError
+        if there is no such file, or it lists no video.
+    UsageError
+        as `read_manifest`.
+    """
+    manifest = read_manifest(path)
+    if not len(manifest):
+        msg = f"{path} is empty, it lists no video: make it anew with `vadx manifest`"
+        raise NoInputError(msg)
+    return manifest
 
 
 @dataclass(frozen=True, slots=True)

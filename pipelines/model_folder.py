@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 MODEL_VERSION = 1
 Which = Literal["last", "best"]
 
+OPTION = "--to"
+"""What names a model's folder on the command line while it is trained."""
+
 MODEL_JSON = "model.json"
 METRICS = "metrics.jsonl"
 STATE = "state.safetensors"
@@ -88,7 +91,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     # One text, because the library writes several in no fixed order.
     content = save(own, {_HEADER: json.dumps({**header, _DIGEST: _digest(own, header)}, sort_keys=True)})
-    publish_bytes(content, path, path.parent, replace=True)
+    publish_bytes(content, path, path.parent, replace=True, option=OPTION)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -100,12 +103,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header: dict[str, Any] = dict(parse_json((file.metadata() or {})[_HEADER]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     except (OSError, SafetensorError, WeightsError, KeyError, ValueError, TypeError) as error:
-        msg = f"{path}: not a file of a vadx model, or a damaged one ({error}); train again: vadx train"
+        reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+        msg = f"{path}: not a file of a vadx model, or a damaged one{reason}; {_cure(path)}"
         raise StoreError(msg) from error
     digest = header.pop(_DIGEST, None)
     # Files of an older vadx hold no digest.
     if not header.keys() <= _HEADER_MEMBERS or (digest is not None and digest != _digest(tensors, header)):
-        msg = f"{path}: its tensors are not those that were written, so it is damaged; train again: vadx train"
+        msg = f"{path}: its tensors are not those that were written, so it is damaged; {_cure(path)}"
         raise StoreError(msg)
     return tensors, header
 
@@ -119,6 +123,27 @@ def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def _cure(path: Path) -> str:
+    """Say what to do about a file that cannot be used: another of the folder may be sound."""
+    if path.name == STATE:
+        return "remove it, and the same command trains from the beginning"
+    others = (path.with_name(f"{which}.safetensors") for which in ("best", "last"))
+    other = next(
+        (f"try the other network, --which {one.stem}; or " for one in others if one != path and one.exists()), ""
+    )
+    return f"{other}train again, into another folder: vadx train {OPTION} FOLDER"
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    wrong = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if wrong:
+        msg = (
+            f"{path}: {len(wrong)} of its {len(tensors)} tensors hold NaN or infinity, {wrong[0]} the first, and so "
+            f"would all scores; {_cure(path)}"
+        )
+        raise StoreError(msg)
+
+
 def write_network(folder: Path, which: Which, network: nn.Module, mark: Mark) -> None:
     """Write the network as ``last`` or ``best``. Raises `StoreWriteError`."""
     write_tensors(folder / f"{which}.safetensors", network.state_dict(), dataclasses.asdict(mark))
@@ -127,7 +152,7 @@ def write_network(folder: Path, which: Which, network: nn.Module, mark: Mark) ->
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write ``model.json``. Raises `StoreWriteError`."""
     text = json.dumps(with_check({"vadx_model": MODEL_VERSION, **facts}), indent=2, sort_keys=True) + "\n"
-    publish_bytes(text.encode(), folder / MODEL_JSON, folder, replace=True)
+    publish_bytes(text.encode(), folder / MODEL_JSON, folder, replace=True, option=OPTION)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -225,7 +250,7 @@ def read_model(folder: Path, which: Which = "last") -> Model:
     Raises
     ------
     StoreError
-        if the folder is no model, or the file asked for is missing or damaged.
+        if the folder is no model, or the file asked for is missing or damaged, or holds numbers that are none.
     UsageError
         if its method or a setting of it is unknown here, or no best was chosen.
     """
@@ -236,6 +261,7 @@ def read_model(folder: Path, which: Which = "last") -> Model:
         msg = f"{folder} has no best network ({facts['choice']}); ask for the last one"
         raise UsageError(msg)
     tensors, header = read_tensors(path)
+    _check_finite(path, tensors)
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in facts["settings"].items()}
     method = find_method(facts["method"]).make(**settings)
     try:
@@ -247,6 +273,6 @@ def read_model(folder: Path, which: Which = "last") -> Model:
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        msg = f"{path}: its tensors do not fit {MODEL_JSON} beside it ({error}); train again: vadx train"
+        msg = f"{path}: its tensors do not fit {MODEL_JSON} beside it ({error}); {_cure(path)}"
         raise StoreError(msg) from error
     return Model(method, network.eval(), which, Mark(**header), facts)

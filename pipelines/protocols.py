@@ -395,6 +395,6 @@ def find_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         near = [one for one in PROTOCOLS if one.startswith(name)] or difflib.get_close_matches(name, PROTOCOLS, 3, 0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        msg = f"there is no protocol {name!r}; {hint}There are: {', '.join(PROTOCOLS)}"
+        msg = f"there is no protocol {name!r}; {hint}the protocols are {', '.join(PROTOCOLS)}"
         raise UsageError(msg)
     return PROTOCOLS[name]

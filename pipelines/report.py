@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ShardError, VideoError
-from ..features.manifest import ManifestEntry, read_manifest
+from ..features.manifest import ManifestEntry
 from ..features.stage_set import StageSet
 from ..features.store import FeatureSet
 from .drawing import tube_tag
+from .manifests import read_labels
 from .report_page import Picture, ReportPage, render
 from .report_sets import set_page
 from .report_sources import NOT_SAID, Sources, find_sources
@@ -71,11 +72,11 @@ def report_on_set(opened: FeatureSet | StageSet, choice: ReportChoice, say: Say)
     UsageError
         if a line of it cannot be read.
     """
-    ids = opened.summaries().ids if isinstance(opened, FeatureSet) else [outline.id for outline in opened.outlines()]
+    ids = opened.summaries().ids
     notes = []
     entries: Mapping[str, ManifestEntry] = {}
     if choice.manifest is not None:
-        entries, joined = read_manifest(choice.manifest).join(ids)
+        entries, joined = read_labels(choice.manifest).join(ids)
         if missing := len(joined.missing) + len(joined.ambiguous):
             notes.append(f"The manifest has no line, or several, for {missing} of {len(ids)} stored videos.")
     pictures = []

@@ -12,9 +12,10 @@ import numpy as np
 
 from ..errors import NoInputError, UsageError
 from ..features.expansion import expand_scores
-from ..features.manifest import ManifestEntry, read_manifest
+from ..features.manifest import ManifestEntry
 from ..features.stage_set import StageSet
 from ..features.store import Store
+from .manifests import read_labels
 from .model_evaluation import EvaluationChoice, choose_videos, evaluate_model
 from .model_folder import read_model
 from .report import Known, ReportChoice, Say, tube_picture, with_files
@@ -113,7 +114,7 @@ def report_on_model(features: FeatureSet, choice: ReportChoice, judged: ModelCho
 
 
 def _judged(features: FeatureSet, manifest: Path, judged: ModelChoice, say: Say) -> _Scored:
-    chosen = choose_videos(read_manifest(manifest), features.summaries().ids, judged.split)
+    chosen = choose_videos(read_labels(manifest), features.summaries().ids, judged.split)
     result = evaluate_model(judged.folder, judged.which, features, chosen, judged.measured, say=say)
     return _Scored(result.model, result.scored, result.failed, chosen.entries, result.evaluation)
 

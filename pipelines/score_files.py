@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..detectors.detection_files import is_number
 from ..errors import NoInputError, UsageError
 from ..features.keys import file_of
 from ..features.layouts.files import read_npy
@@ -19,6 +20,9 @@ from .scoring import ScoredVideo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+OPTION = "--scores-out"
+"""What names the folder of `write_score_folder` on the command line."""
 
 _SUFFIX = ".scores"
 """Before the ending of what ``vadx score --csv`` writes into a folder: it is no part of an id."""
@@ -29,21 +33,17 @@ def _read_npy(path: Path) -> NDArray[Any]:
 
 
 def _read_csv(path: Path) -> NDArray[Any]:
-    rows = [row for row in csv.reader(path.read_text().splitlines()) if row]
+    rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if row]
     column = -1
-    if rows and not _is_number(rows[0][-1]):
+    if rows and not is_number(rows[0][-1]):
         names = [name.strip().lower() for name in rows[0]]
         column = names.index("score") if "score" in names else -1
         rows = rows[1:]
+    short = next((row for row in rows if len(row) <= column), None)
+    if short is not None:
+        msg = f"the line {','.join(short)!r} has no column {column + 1}, the score's"
+        raise ValueError(msg)
     return np.array([float(row[column]) for row in rows])
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 READERS: Mapping[str, Callable[[Path], NDArray[Any]]] = MappingProxyType({".npy": _read_npy, ".csv": _read_csv})
@@ -85,7 +85,7 @@ def _video(identifier: str, path: Path) -> ScoredVideo:
     try:
         values = READERS[path.suffix.lower()](path)
         scores = np.squeeze(values).astype(np.float32) if values.size > 1 else values.astype(np.float32).ravel()
-    except (OSError, ValueError, IndexError, TypeError) as error:
+    except (OSError, ValueError, IndexError, TypeError, csv.Error) as error:
         msg = f"{path}: holds no scores ({error}); write one number a frame, as numpy.save or a line each"
         raise UsageError(msg) from error
     if scores.ndim != 1 or not len(scores) or not ((scores >= 0) & (scores <= 1)).all():
@@ -110,9 +110,9 @@ def write_score_folder(folder: Path, videos: Iterable[ScoredVideo]) -> int:
     count = 0
     for video in videos:
         path = file_of(folder, video.id, ".npy")
-        make_directory(path.parent)
+        make_directory(path.parent, option=OPTION)
         data = io.BytesIO()
         np.save(data, video.frame_scores, allow_pickle=False)
-        publish_bytes(data.getvalue(), path, path.parent, replace=True)
+        publish_bytes(data.getvalue(), path, path.parent, replace=True, option=OPTION)
         count += 1
     return count

@@ -243,6 +243,10 @@ def span_seconds(frames: NDArray[np.int64], clips: ClipFeatures) -> NDArray[np.f
 
 
 def _unit(values: NDArray[np.float32], identifier: str) -> NDArray[np.float32]:
+    num_wrong = int((~np.isfinite(values)).sum())
+    if num_wrong:
+        msg = f"{identifier}: {num_wrong} of its {len(values)} scores are NaN or infinite; train the model again"
+        raise UsageError(msg)
     clipped = values.clip(0, 1)
     if not (np.abs(values - clipped) <= _ROUNDING).all():
         msg = (

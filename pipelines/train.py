@@ -26,11 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Stopped, UsageError
-from ..features.publish import make_directory, publish_bytes
+from ..features.publish import make_directory, publish_bytes, write_error
 from .methods import Losses, Method, Scores, check_choices
 from .model_folder import (
     METRICS,
     MODEL_JSON,
+    OPTION,
     STATE,
     Mark,
     read_facts,
@@ -150,7 +151,7 @@ def train(
         if a file there is damaged, a bag cannot be read, or the disk refuses.
     """
     chosen = settings or TrainSettings()
-    make_directory(folder)
+    make_directory(folder, option=OPTION)
     _claim(folder, _facts(name, method, bags, chosen, facts, measured=measure is not None))
     if measure is not None and chosen.choose_on == "test":
         log.warning("%s", CHOICES["test"])
@@ -301,8 +302,12 @@ class _Run:
             raise
 
     def note(self, line: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], None]) -> None:
-        with (self.folder / METRICS).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        path, text = self.folder / METRICS, json.dumps(line) + "\n"
+        try:
+            with path.open("a") as file:
+                file.write(text)
+        except OSError as error:
+            raise write_error(error, path, len(text), OPTION) from error
         tell(line)
 
     def _save(self) -> None:
@@ -449,4 +454,4 @@ def _keep_metrics(path: Path, iteration: int) -> None:
             break
         if done <= iteration:
             kept.append(f"{line}\n")
-    publish_bytes("".join(kept).encode(), path, path.parent, replace=True)
+    publish_bytes("".join(kept).encode(), path, path.parent, replace=True, option=OPTION)

@@ -84,7 +84,7 @@ def judge_tubes(
         if a shard is damaged.
     """
     labelled = {identifier: entry for identifier, entry in entries.items() if entry.label in (0, 1)}
-    stored = {outline.id for outline in sets.features.outlines()}
+    stored = set(sets.features.summaries())
     scored = {
         identifier: score_tubes(model, sets.features, sets.tubes, identifier)
         for identifier in sorted(labelled)

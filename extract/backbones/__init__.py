@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from ...errors import UsageError
 from ..presets import PRESET_GROUPS, Preset
@@ -21,6 +21,7 @@ __all__ = [
     "find_backbone",
     "find_preset",
     "find_presets",
+    "unloadable_plugins",
 ]
 
 log = logging.getLogger(__name__)
@@ -41,18 +42,31 @@ def backbones() -> Mapping[str, BackboneSpec]:
         if a plug-in takes a name that is taken, or gives something else than a `BackboneSpec`.
     """
     table = {spec.name: spec for spec in BUILT_IN}
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            spec = point.load()
-        except Exception as error:  # noqa: BLE001  # another's package may raise anything, and ours must still work
-            log.warning("the plug-in %s cannot be loaded (%s); it is left out", point.name, error)
-            continue
+    for point, spec in _load_plugins()[0]:
         if not isinstance(spec, BackboneSpec) or spec.name in table or not spec.presets:
             origin = point.dist.name if point.dist else point.value
             msg = f"the plug-in {point.name!r} of {origin} is not a new BackboneSpec with a preset; remove or update it"
             raise UsageError(msg)
         table[spec.name] = spec
     return table
+
+
+def unloadable_plugins() -> Mapping[str, str]:
+    """Give the plug-ins that cannot be loaded, with the reason of each."""
+    return _load_plugins()[1]
+
+
+@lru_cache(maxsize=1)
+def _load_plugins() -> tuple[list[tuple[EntryPoint, object]], dict[str, str]]:
+    # Once a process: another's package may take long to import, or say something while it is.
+    loaded, refused = [], {}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            loaded.append((point, point.load()))
+        except Exception as error:  # noqa: BLE001  # another's package may raise anything, and ours must still work
+            refused[point.name] = str(error) or type(error).__name__
+            log.warning("the plug-in %s cannot be loaded (%s); it is left out", point.name, refused[point.name])
+    return loaded, refused
 
 
 def find_backbone(name: str) -> BackboneSpec:

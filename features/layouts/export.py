@@ -89,8 +89,8 @@ class Export:
     def put(self, relative: str, data: bytes | memoryview) -> None:
         """Make one file appear whole. Raises `StoreWriteError`."""
         final = self.folder / relative
-        make_directory(final.parent)
-        publish_bytes(data, final, self.folder / TMP, replace=True)
+        make_directory(final.parent, option="--to")
+        publish_bytes(data, final, self.folder / TMP, replace=True, option="--to")
         self.written.append(relative)
 
     def put_lines(self, relative: str, lines: Sequence[str]) -> None:
@@ -99,8 +99,8 @@ class Export:
     def put_file(self, relative: str, temporary: Path) -> None:
         """Make a file appear that was built whole in ``self.folder / TMP``. Raises `StoreWriteError`."""
         final = self.folder / relative
-        make_directory(final.parent)
-        publish_file(temporary, final, replace=True)
+        make_directory(final.parent, option="--to")
+        publish_file(temporary, final, replace=True, option="--to")
         self.written.append(relative)
 
 
@@ -148,16 +148,16 @@ def claim(folder: Path, marker: Marker) -> None:
                 f"folder, or remove this one first"
             )
             raise UsageError(msg)
-    make_directory(folder / TMP)
+    make_directory(folder / TMP, option="--to")
     for left_over in (folder / TMP).glob("*.part"):
         left_over.unlink(missing_ok=True)
-    publish_bytes(marker.to_bytes(), folder / MARKER, folder / TMP, replace=True)
+    publish_bytes(marker.to_bytes(), folder / MARKER, folder / TMP, replace=True, option="--to")
 
 
 def finish(export: Export) -> None:
     """Say that the export is whole."""
     done = replace(export.marker, finished=True)
-    publish_bytes(done.to_bytes(), export.folder / MARKER, export.folder / TMP, replace=True)
+    publish_bytes(done.to_bytes(), export.folder / MARKER, export.folder / TMP, replace=True, option="--to")
     with suppress(OSError):
         (export.folder / TMP).rmdir()
 

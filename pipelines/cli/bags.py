@@ -42,8 +42,8 @@ def bags(
     vadx bags c3d --rule sultani --crop-pool mean --to train.h5
     """
     from ...features.bag_rules import SEGMENTATIONS
-    from ...features.manifest import read_manifest
     from ..bag_making import BagChoice, ensure_bags, parse_crop_pool
+    from ..manifests import read_labels
     from .extract import say
 
     if list_rules:
@@ -54,7 +54,7 @@ def bags(
         msg = "name a feature set, as `vadx ls` shows it: vadx bags SET"
         raise UsageError(msg)
     choice = BagChoice(rule, segments, parse_crop_pool(crop_pool), seed, split)
-    labels = None if manifest is None else read_manifest(manifest)
+    labels = None if manifest is None else read_labels(manifest)
     report = ensure_bags(open_set(feature_set, store), choice, manifest=labels, path=to)
     joined = report.joined
     if as_json:

@@ -90,6 +90,17 @@ def decoding_options(function: F) -> F:
     )(function)
 
 
+def engine_option(function: F) -> F:
+    """Add ``--engine``."""
+    from ...extract.engines import ENGINES, PREFERENCE
+
+    return click.option(
+        "--engine",
+        type=click.Choice(list(ENGINES)),
+        help="What runs the network.  [default: the first of " + ", ".join(PREFERENCE) + " that can]",
+    )(function)
+
+
 def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
     def add(function: F) -> F:
         # Options are listed from the outermost decorator on.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from ...errors import UsageError
 from .common import json_option, open_set, print_json, store_option
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ def _side(name: str, store: Path, layout: str) -> Side:
     from ..sides import folder_side, set_side
 
     path = Path(name)
+    if path.exists() and not (path.is_dir() or path.is_file()):
+        # To open a named pipe is to wait for a writer, for ever.
+        msg = f"{path} is neither a file nor a folder: name a set of the store, a packed file, or a folder of arrays"
+        raise UsageError(msg)
     if path.is_dir() and not (path / "recipe.json").is_file():
         return folder_side(path, layout)
     return set_side(open_set(name, store))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ...errors import NoInputError, UsageError
+from ...errors import StoreError, UsageError
 from .common import json_option, open_any_set, open_set, print_json, print_table, store_option
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _choice(options: dict[str, Any], tubes: TubeSets | None = None) -> Evaluatio
 
 
 def _evaluate_scores(options: dict[str, Any]) -> int:
-    from ...features.manifest import read_manifest
+    from ..manifests import read_labels
     from ..model_evaluation import choose_videos, evaluate_scores
     from ..score_files import read_score_folder
 
@@ -121,7 +121,7 @@ def _evaluate_scores(options: dict[str, Any]) -> int:
         raise UsageError(msg)
     choice = _choice(options)
     videos = read_score_folder(options["scores"])
-    chosen = choose_videos(read_manifest(options["manifest"]), videos, options["split"])
+    chosen = choose_videos(read_labels(options["manifest"]), videos, options["split"])
     evaluation = evaluate_scores(videos, chosen, choice)
     told = {"scores": str(options["scores"]), "evaluations": {"scores": evaluation.as_mapping()}}
     if options["as_json"]:
@@ -132,7 +132,7 @@ def _evaluate_scores(options: dict[str, Any]) -> int:
 
 
 def _evaluate_model(options: dict[str, Any]) -> int:
-    from ...features.manifest import read_manifest
+    from ..manifests import read_labels
     from ..model_evaluation import choose_videos, evaluate_model, model_mapping, set_of_model, whiches
     from ..model_folder import read_model
     from ..scoring import check_set
@@ -145,7 +145,7 @@ def _evaluate_model(options: dict[str, Any]) -> int:
     features = set_of_model(model, options["store"]) if name is None else open_set(name, options["store"])
     check_set(model, features)
     choice = _choice(options, _tube_sets(model, options))
-    chosen = choose_videos(read_manifest(options["manifest"]), features.summaries().ids, options["split"])
+    chosen = choose_videos(read_labels(options["manifest"]), features.summaries().ids, options["split"])
     quiet = options["quiet"] or options["as_json"]
     if options["which"] == "both" and len(networks) == 1 and not quiet:
         say(f"there is no best network beside the last ({model.facts.get('choice', 'none was chosen')})")
@@ -179,8 +179,8 @@ def _evaluate_model(options: dict[str, Any]) -> int:
 def _refuse_nothing(results: dict[Any, ModelEvaluation]) -> None:
     for one in results.values():
         if not one.scored:
-            msg = f"none of the videos could be scored; the first: {next(iter(one.failed.values()))}"
-            raise NoInputError(msg)
+            msg = f"none of the {len(one.failed)} videos could be scored; the first: {next(iter(one.failed.values()))}"
+            raise StoreError(msg)
 
 
 def _tube_sets(model: Any, options: dict[str, Any]) -> TubeSets | None:

@@ -104,9 +104,9 @@ def _list_formats(*, as_json: bool) -> int:
 
 def _export_features(item: FeatureSet, options: dict[str, Any]) -> int:
     from ...features.layouts import export_layout
-    from ...features.manifest import read_manifest
     from ...features.truth_readers import read_counts
     from ..bag_making import parse_crop_pool
+    from ..manifests import read_labels
     from .extract import say
 
     for name, example in (("manifest", "--manifest ucf.csv (vadx manifest makes one)"), ("to", "--to FOLDER")):
@@ -115,7 +115,7 @@ def _export_features(item: FeatureSet, options: dict[str, Any]) -> int:
             raise UsageError(msg)
     report = export_layout(
         options["kind"],
-        read_manifest(options["manifest"]),
+        read_labels(options["manifest"]),
         item,
         options["to"],
         data_set=options["data_set"],
@@ -211,7 +211,7 @@ def _export_tubes(item: StageSet, options: dict[str, Any]) -> int:
 
 
 def _chosen(item: StageSet, identifiers: tuple[str, ...]) -> list[str]:
-    known = [outline.id for outline in item.outlines()]
+    known = list(item.summaries())
     missing = [identifier for identifier in identifiers if identifier not in known]
     if missing:
         msg = f"{item.name} has no video {missing[0]!r}; `vadx ls {item.name}` lists them"

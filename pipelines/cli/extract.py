@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, get_args
 import rich_click as click
 
 from ...errors import UsageError, VadxError
-from ...extract.engines import ENGINES, PREFERENCE
 from ...features import recipe as recipes
 from .common import (
     decode_limits,
     decoding_options,
+    engine_option,
     find_part,
     opened_workers,
     out_option,
@@ -70,11 +70,7 @@ if TYPE_CHECKING:
 @click.option("--weights", help="A name of `vadx weights ls`, a file, or random[:SEED].")
 @click.option("--device", "-d", default="auto", help="cpu, cuda, cuda:N, or auto.")
 @click.option("--batch", type=click.IntRange(min=1), help="Clips in a batch; fixed for a run.")
-@click.option(
-    "--engine",
-    type=click.Choice(list(ENGINES)),
-    help="What runs the network.  [default: the first of " + ", ".join(PREFERENCE) + " that can]",
-)
+@engine_option
 @click.option(
     "--decoders",
     type=click.IntRange(min=0, max=64),

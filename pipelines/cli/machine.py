@@ -155,7 +155,7 @@ def detectors(as_json: bool, quiet: bool) -> int:
     default=Path(DEFAULT_STORE),
     help="The store.",
 )
-@click.option("--settings", is_flag=True, help="Print every setting of extract, and where it comes from.")
+@click.option("--settings", is_flag=True, help="Print every setting of every command, and where it comes from.")
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, store: Path, settings: bool, as_json: bool) -> int:
@@ -180,14 +180,16 @@ def doctor(ctx: click.Context, store: Path, settings: bool, as_json: bool) -> in
 
 def _print_settings(ctx: click.Context, *, as_json: bool) -> int:
     from ..config import list_settings, settings_file
-    from . import COMMANDS
-    from .extract import extract
+    from . import COMMANDS, cli
 
-    found = list_settings(ctx, extract, COMMANDS)
+    commands = [command for name in COMMANDS if (command := cli.get_command(ctx, name)) is not None]
+    found = [setting for command in commands for setting in list_settings(command, COMMANDS)]
     if as_json:
-        print_json([{"name": s.name, "value": _plain(s.value), "origin": s.origin} for s in found])
+        rows = [{"command": s.command, "name": s.name, "value": _plain(s.value), "origin": s.origin} for s in found]
+        print_json(rows)
         return 0
-    print_table(["SETTING", "VALUE", "FROM"], [[s.name, str(_plain(s.value)), s.origin] for s in found])
+    table = [[s.command, s.name, str(_plain(s.value)), s.origin] for s in found]
+    print_table(["COMMAND", "SETTING", "VALUE", "FROM"], table)
     click.echo(f"settings file: {settings_file() or 'none (vadx.toml, or [tool.vadx] in pyproject.toml)'}", err=True)
     return 0
 

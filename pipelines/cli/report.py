@@ -157,5 +157,5 @@ def _tell(out: Path, page: ReportPage, size: int, *, as_json: bool, quiet: bool)
         for one in page.failures:
             if one.code == SCORE_CODE:
                 say(f"error[{one.code}] {one.evidence}")
-        say(f"{human_bytes(size)}; open it in a browser, from where it lies:")
+        say(f"{human_bytes(size)} written; to see it, open {out} in any browser, where it lies")
     click.echo(printable(str(out)))

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ...errors import UsageError
-from ...extract.engines import ENGINES
-from .common import decode_limits, decoding_options, json_option, open_any_set, open_set, store_option
+from .common import (
+    decode_limits,
+    decoding_options,
+    engine_option,
+    json_option,
+    open_any_set,
+    open_set,
+    store_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +52,7 @@ if TYPE_CHECKING:
 @click.option("--weights", help="A file of the weights of the model's recipe, where they have no name.")
 @click.option("--device", "-d", default="auto", help="cpu, cuda, cuda:N, or auto.")
 @click.option("--batch", type=click.IntRange(min=1), help="Clips in a batch; fixed for a run.")
-@click.option("--engine", type=click.Choice(list(ENGINES)), help="What runs the network.  [default: as vadx extract]")
+@engine_option
 @click.option(
     "--decoders", type=click.IntRange(min=0, max=64), help="Processes that decode.  [default: by device and cores]"
 )

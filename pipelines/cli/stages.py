@@ -7,37 +7,33 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ...errors import UsageError
+from ...features.stage_set import COUNTED
 from .common import human_bytes, print_json, print_table
 
 if TYPE_CHECKING:
     from ...features.stage_set import StageSet
-    from ...features.stage_shard import StageOutline
 
 STAGE_HEADERS = ["SET", "HOLDS", "VIDEOS", "FAILED", "IN ALL", "SIZE"]
-
-_COUNTED = {"detections": "box", "tubes": "tube", "tube-features": "instance"}
-"""Kind of a stage -> the axis that counts what it holds."""
 
 _PLURAL = {"box": "boxes", "tube": "tubes", "instance": "instances"}
 
 
 def stage_summary(stage: StageSet) -> dict[str, Any]:
-    outlines = list(stage.outlines())
-    axis = _COUNTED[stage.kind]
+    rows = stage.summaries().rows
     return {
         "name": stage.name,
         "kind": stage.kind,
-        "videos": len(outlines),
+        "videos": len(rows),
         "failed": len(stage.failures()),
-        _PLURAL[axis]: sum(outline.lengths[axis] for outline in outlines),
-        "bytes": sum(outline.bytes for outline in outlines),
+        _PLURAL[COUNTED[stage.kind]]: int(rows["num_clips"].sum()),
+        "bytes": int(rows["bytes"].sum()),
     }
 
 
 def stage_row(summary: dict[str, Any]) -> list[str]:
     from ..progress import printable
 
-    what = _PLURAL[_COUNTED[summary["kind"]]]
+    what = _PLURAL[COUNTED[summary["kind"]]]
     counts = [str(summary["videos"]), str(summary["failed"]), f"{summary[what]} {what}"]
     return [printable(summary["name"]), summary["kind"], *counts, human_bytes(summary["bytes"])]
 
@@ -45,24 +41,20 @@ def stage_row(summary: dict[str, Any]) -> list[str]:
 def list_stage(stage: StageSet, *, as_json: bool, quiet: bool) -> None:
     from ..progress import harmless, printable
 
-    outlines, failures = list(stage.outlines()), stage.failures()
-    axis = _COUNTED[stage.kind]
+    listed, failures = stage.summaries(), stage.failures()
+    what = _PLURAL[COUNTED[stage.kind]]
     if quiet:
-        for outline in outlines:
-            click.echo(harmless(outline.id))
+        for identifier in listed:
+            click.echo(harmless(identifier))
     elif as_json:
         videos = [
-            {"id": o.id, _PLURAL[axis]: o.lengths[axis], "frames": _frames(o), "bytes": o.bytes} for o in outlines
+            {"id": one.id, what: one.num_clips, "frames": one.num_frames, "bytes": one.bytes} for one in listed.values()
         ]
         print_json({"videos": videos, "failed": [{"id": f.id, "code": f.code, "path": f.path} for f in failures]})
     else:
-        rows = [[printable(o.id), str(o.lengths[axis]), str(_frames(o)), ""] for o in outlines]
+        rows = [[printable(one.id), str(one.num_clips), str(one.num_frames), ""] for one in listed.values()]
         rows += [[printable(f.id), "-", "-", f.code] for f in failures]
-        print_table(["ID", _PLURAL[axis].upper(), "FRAMES", "NOTE"], rows)
-
-
-def _frames(outline: StageOutline) -> int:
-    return int(outline.facts["video"]["num_frames_decoded"])
+        print_table(["ID", what.upper(), "FRAMES", "NOTE"], rows)
 
 
 def info_stage(stage: StageSet, *, as_json: bool) -> None:
@@ -74,7 +66,7 @@ def info_stage(stage: StageSet, *, as_json: bool) -> None:
     if as_json:
         print_json({**summary, "digest": stage.digest, "recipe": stage.recipe.to_mapping(), "path": str(stage.path)})
         return
-    what = _PLURAL[_COUNTED[stage.kind]]
+    what = _PLURAL[COUNTED[stage.kind]]
     click.echo(printable(stage.name))
     click.echo(f"  holds    {stage.kind} of {summary['videos']} videos: {summary[what]} {what}")
     settings = dict(stage.recipe.settings)

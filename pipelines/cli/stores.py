@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ...errors import UsageError
-from .common import choose_sets, human_bytes, json_option, open_any_set, print_json, print_table, store_option
+from ...errors import StoreError, UsageError
+from .common import (
+    choose_sets,
+    human_bytes,
+    json_option,
+    open_any_set,
+    open_store,
+    print_json,
+    print_table,
+    store_option,
+)
 
 if TYPE_CHECKING:
+    from ...features.stage_set import StageSet
     from ...features.store import FeatureSet
     from ...features.timeline import ClipFeatures
 
@@ -161,23 +171,11 @@ def info(feature_set: str, identifier: str | None, store: Path, as_json: bool) -
         _info_video(item, identifier, as_json=as_json)
     elif as_json:
         extra = {"digest": item.digest, "recipe": item.recipe.stated(), "path": str(item.path)}
-        extra |= {"frames_from": frames_from(item)} if item.recipe.imported is not None else {}
+        extra |= {"frames_from": item.frames_from()} if item.recipe.imported is not None else {}
         print_json({**_set_summary(item), **extra})
     else:
         _info_set(item)
     return 0
-
-
-def frames_from(item: FeatureSet) -> dict[str, int]:
-    """Count the videos of an imported set by how their frames are known. Opens every shard."""
-    from collections import Counter
-
-    from ...features.packed_set import PackedSet
-    from ...features.shard import read_frames_from
-
-    if isinstance(item, PackedSet):
-        return dict(Counter(item[one].facts.frames_from or "rows" for one in item))
-    return dict(Counter(read_frames_from(item.shard_path(one)) or "rows" for one in item))
 
 
 def finite(seconds: float) -> float | None:
@@ -197,7 +195,7 @@ def _info_set(item: FeatureSet) -> None:
             f"  weights  {item.weights_name or 'not of the table'}, sha256 {item.recipe.weights}",
         ]
     else:
-        found = ", ".join(f"of {count} videos {FRAMES_FROM.get(how, how)}" for how, count in frames_from(item).items())
+        found = ", ".join(f"of {count} videos {FRAMES_FROM.get(how, how)}" for how, count in item.frames_from().items())
         lines += [
             f"  unknown  {', '.join(item.recipe.unknown) or 'nothing'}",
             f"  frames   {found or 'no video yet'}",
@@ -287,16 +285,18 @@ def _print_video(identifier: str, features: ClipFeatures, path: Path) -> None:
 @click.option("--quick", is_flag=True, help="Check headers and sizes only; the full check hashes every byte.")
 @click.option("--quiet", "-q", is_flag=True, help="Print the paths of damaged shards only.")
 def verify(feature_set: str | None, store: Path, as_json: bool, quick: bool, quiet: bool) -> int:
-    """Check every shard of a store, or of one SET. Exit code 4 if one is damaged.
+    """Check every shard of a store, or of one SET. Exit code 4 if one, or a set's recipe, is damaged.
 
-    A damaged shard is made again by the same extract command that made it.
+    A damaged shard is made again by the same extract command that made it. Without its recipe a set's shards are not
+    checked.
     """
     from ...features.shard import DAMAGE
     from ..progress import printable
 
     num_shards = 0
-    findings: list[dict[str, str]] = []
-    for item in choose_sets(feature_set, store):
+    sets, findings = _sets_to_verify(feature_set, store)
+    num_recipes = len(findings)
+    for item in sets:
         for path, error in item.verify(full=not quick):
             num_shards += 1
             if error is not None:
@@ -311,9 +311,29 @@ def verify(feature_set: str | None, store: Path, as_json: bool, quick: bool, qui
                 meaning = DAMAGE[finding["damage"]]
                 _print_lines([f"{finding['path']}: {finding['damage']} ({meaning}): {finding['evidence']}"])
         check = "quick check" if quick else "full check"
-        ending = "; repeat the command that made them, which makes them again" if findings else ""
-        click.echo(f"{num_shards} shards, {len(findings)} damaged ({check}){ending}", err=True)
+        num_damaged = len(findings) - num_recipes
+        ending = "; repeat the command that made them, which makes them again" if num_damaged else ""
+        sets_left = f"; {num_recipes} of the sets could not be checked" if num_recipes else ""
+        click.echo(f"{num_shards} shards, {num_damaged} damaged ({check}){ending}{sets_left}", err=True)
     return 4 if findings else 0
+
+
+def _sets_to_verify(name: str | None, store: Path) -> tuple[list[FeatureSet | StageSet], list[dict[str, str]]]:
+    """Open the named set, or all of a store; those whose ``recipe.json`` is not what was written are findings."""
+    from ...features.store import open_shard_set
+
+    if name is not None and not (Path(name) / "recipe.json").is_file():
+        return choose_sets(name, store), []
+    paths = [store / one for one in open_store(store).names()] if name is None else [Path(name)]
+    sets: list[FeatureSet | StageSet] = []
+    findings = []
+    for path in paths:
+        try:
+            sets.append(open_shard_set(path))
+        except StoreError as error:
+            file = str(path / "recipe.json")
+            findings.append({"path": file, "damage": "record", "evidence": str(error).removeprefix(f"{file}: ")})
+    return sets, findings
 
 
 @click.command(context_settings={"show_default": True})

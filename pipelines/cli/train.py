@@ -146,8 +146,8 @@ def _train(ctx: click.Context, options: dict[str, Any]) -> int:
 
 def _order(ctx: click.Context, options: dict[str, Any]) -> Order:
     from ...features.bag_file import BagFile
-    from ...features.manifest import read_manifest
     from ..bag_making import parse_crop_pool
+    from ..manifests import read_labels
     from ..training import Order
 
     spec = nearest_method(options["method"])
@@ -164,7 +164,7 @@ def _order(ctx: click.Context, options: dict[str, Any]) -> Order:
     return Order(
         method=spec.name,
         source=source,
-        manifest=None if options["manifest"] is None else read_manifest(options["manifest"]),
+        manifest=None if options["manifest"] is None else read_labels(options["manifest"]),
         variant=options["variant"],
         changes=changes,
         rule=options["rule"],

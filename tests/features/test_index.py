@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 
 from vadx.errors import StoreWriteError
 from vadx.features import index as index_module
-from vadx.features import store as store_module
-from vadx.features.index import Index, Listing, ShardSummary, load_index, write_index
+from vadx.features import listed_set
+from vadx.features.index import FRAMES_FROM_CODES, Index, Listing, load_index, write_index
 from vadx.features.keys import folder_of, key_of
+from vadx.features.shard import ShardOutline
 from vadx.features.store import FeatureSet
 
 from .samples import IDS, SOURCE, make_features, make_shard, publish, write
@@ -40,13 +42,13 @@ EMPTY = '{"folders":{},"ids":[]}'
 @pytest.fixture
 def read_again(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
-    really = index_module.summarize
+    really = index_module.read_outline
 
-    def count(path: Path) -> ShardSummary:
+    def count(path: Path) -> ShardOutline:
         names.append(path.stem)
         return really(path)
 
-    monkeypatch.setattr(index_module, "summarize", count)
+    monkeypatch.setattr(index_module, "read_outline", count)
     return names
 
 
@@ -118,7 +120,7 @@ def test_what_changes_while_the_index_is_made_is_not_recorded(
     """Reading many shards takes longer than a tick: the clock counts from before the first."""
     settle(full)
     looked_ns = 10**18 + 10**12
-    monkeypatch.setattr(store_module, "clock_ns", lambda *_: looked_ns)
+    monkeypatch.setattr(listed_set, "clock_ns", lambda *_: looked_ns)
     os.utime(full.shard_path("a"), ns=(0, looked_ns - 10**9))
     full.save_index({})
     assert sorted({*IDS} - set(load_index(full.index_path).listing)) == ["a"]
@@ -140,8 +142,8 @@ def test_a_folder_that_changed_just_now_is_looked_at_again(full: FeatureSet, rea
 def test_the_clock_is_read_before_the_shards_are(full: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     for name in ("clock_ns", "refresh"):
-        really = getattr(store_module, name)
-        monkeypatch.setattr(store_module, name, lambda *a, n=name, r=really: (order.append(n), r(*a))[1])
+        really = getattr(listed_set, name)
+        monkeypatch.setattr(listed_set, name, lambda *a, n=name, r=really: (order.append(n), r(*a))[1])
     full.save_index({})
     assert order == ["clock_ns", "refresh"]
 
@@ -287,7 +289,7 @@ def test_a_listing_is_a_mapping_in_the_order_of_ids(full: FeatureSet) -> None:
     assert "a\0" not in listing
     with pytest.raises(KeyError):
         listing["zz"]
-    with pytest.raises(ValueError, match="1 ids and 0 rows"):
+    with pytest.raises(ValueError, match="1 ids, 0 rows"):
         Listing(["a"], listing.rows[:0])
 
 
@@ -309,3 +311,35 @@ def test_a_set_travels_without_what_it_loaded(full: FeatureSet) -> None:
     list(full)
     assert pickle.dumps(full) == before
     assert list(pickle.loads(before)) == list(full)  # noqa: S301  # its own bytes
+
+
+def test_how_frames_are_known_is_written_and_read_as_it_was(full: FeatureSet) -> None:
+    # The numbers stand in files: a word that is added comes last.
+    assert FRAMES_FROM_CODES == ("", "export", "counts", "rows")
+    settle(full)
+    index = full.index()
+    codes = np.arange(len(index.listing), dtype=np.uint8) % len(FRAMES_FROM_CODES)
+    write_index(
+        Index(index.folders, Listing(index.listing.ids, index.listing.rows, codes)), full.index_path, full.tmp, hints={}
+    )
+    found = load_index(full.index_path)
+    assert found.listing.frames_from.tolist() == codes.tolist()
+    assert found.listing == index.listing
+    kept = np.arange(len(codes)) % 2 == 0
+    assert found.listing.only(kept).frames_from.tolist() == codes[kept].tolist()
+    publish(full, "new")
+    grown = full.index().listing
+    assert dict(zip(grown.ids, grown.frames_from.tolist(), strict=True)) == {
+        **dict(zip(found.listing.ids, codes.tolist(), strict=True)),
+        "new": 0,
+    }
+
+
+@pytest.mark.parametrize("codes", ["9", "-", "00000000000", "\u1234"])
+def test_codes_that_mean_nothing_make_an_index_that_counts_as_none(full: FeatureSet, codes: str) -> None:
+    names = json.dumps({"folders": {"00": 1}, "ids": ["a"], "frames_from": codes})
+    row = index_module._as_text(np.zeros(1, index_module._ROW))
+    full.index_path.write_bytes(forged(names, row))
+    assert (load_index(full.index_path).folders, len(load_index(full.index_path).listing)) == ({}, 0)
+    full.index_path.write_bytes(forged(names.replace(json.dumps(codes), '"3"'), row))
+    assert load_index(full.index_path).listing.frames_from.tolist() == [3]

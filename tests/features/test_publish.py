@@ -399,6 +399,8 @@ def test_a_write_error_says_what_to_do(tmp_path: Path, number: int, cure: str) -
     error = publish.write_error(OSError(number, os.strerror(number)), tmp_path / "x.h5", 4711)
     assert error.errno == number
     assert all(part in str(error) for part in (str(tmp_path / "x.h5"), "4711", cure, os.strerror(number)))
+    other = publish.write_error(OSError(number, os.strerror(number)), tmp_path / "x.h5", 4711, "--to")
+    assert str(other) == str(error).replace("--out", "--to")
 
 
 def test_observations_survive_the_pipe_from_the_helper(observations: list[Observation]) -> None:

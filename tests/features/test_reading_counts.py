@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,13 @@ import pytest
 from vadx.features import Store, index
 from vadx.features.index import Index, Listing, load_index, write_index
 from vadx.features.keys import folder_of, key_of
+from vadx.features.recipe import Imported
+from vadx.features.shard import build_shard
+from vadx.features.stage_set import StageRecipe, StageSet
+from vadx.features.stage_shard import build_stage_shard
 from vadx.features.store import FeatureSet
 
-from .samples import SOURCE, publish
+from .samples import SOURCE, make_features, make_recipe, publish
 
 LONG_AGO = 10**18
 NUM_FOLDERS = 256
@@ -126,6 +130,62 @@ def test_listing_again_opens_nothing(feature_set: FeatureSet, watch: Any, num_vi
         assert sum(1 for _ in feature_set) == len(feature_set)
     assert (touched.opened, touched.images) == ([], [])
     assert touched.num_stats <= 2 * (NUM_FOLDERS + 1)
+
+
+def test_what_is_said_of_imported_videos_is_listed_from_two_files(tmp_path: Path, watch: Any) -> None:
+    known = Imported(layout="rtfm", release="x", known=())
+    made = Store(tmp_path / "store").create(replace(make_recipe(), imported=known), slug="imported-rtfm-x")
+    ways = ("rows", "counts", "export", "rows")
+    for number, way in enumerate(ways):
+        clips = make_features()
+        facts = replace(clips.facts, frames_from=way)
+        shard = build_shard(f"v{number}", key_of(f"v{number}"), replace(clips, facts=facts), made.digest, SOURCE)
+        path = made.publish(f"v{number}", shard, replace=False).path
+        os.utime(path, ns=(LONG_AGO, LONG_AGO))
+        os.utime(path.parent, ns=(LONG_AGO, LONG_AGO))
+    said = {"rows": 2, "counts": 1, "export": 1}
+    assert FeatureSet(made.path).frames_from() == said
+    made.save_index({})
+    with watch() as touched:
+        assert FeatureSet(made.path).frames_from() == said
+    assert (touched.opened, touched.images) == (["recipe.json", "index.json"], [])
+    # Of an index of an older vadx, which did not say it.
+    listing = load_index(made.index_path).listing
+    write_index(
+        Index(load_index(made.index_path).folders, Listing(listing.ids, listing.rows)), made.index_path, made.tmp
+    )
+    assert b"frames_from" not in made.index_path.read_bytes()
+    assert FeatureSet(made.path).frames_from() == said
+
+
+def test_a_stage_is_listed_from_two_files(tmp_path: Path, watch: Any) -> None:
+    stage = Store(tmp_path / "store").create_stage(StageRecipe("detections", {}), slug="boxes")
+    for number in range(1, 5):
+        data = stage_shard(f"v{number}", number, stage.digest)
+        path = stage.publish(f"v{number}", data, replace=False).path
+        os.utime(path, ns=(LONG_AGO, LONG_AGO))
+        os.utime(path.parent, ns=(LONG_AGO, LONG_AGO))
+    stage.save_index({"/v/v1.mp4": (1, 2, SOURCE)})
+    outlines = [(one.id, one.lengths["box"], one.bytes) for one in stage.outlines()]
+    with watch() as touched:
+        listed = StageSet(stage.path).summaries()
+        assert [(one.id, one.num_clips, one.bytes) for one in listed.values()] == outlines
+        assert {one.num_frames for one in listed.values()} == {40}
+    assert (touched.opened, touched.images) == (["recipe.json", "index.json"], [])
+    path.unlink()
+    assert len(StageSet(stage.path).summaries()) == 3
+
+
+def stage_shard(identifier: str, num_boxes: int, digest: str) -> bytes:
+    arrays = {
+        "frame": np.arange(1),
+        "offset": np.array([0, num_boxes]),
+        "box": np.zeros((num_boxes, 4), np.float32),
+        "score": np.ones(num_boxes, np.float32),
+        "label": np.ones(num_boxes, np.int64),
+    }
+    facts = {"video": {"num_frames_decoded": 40}, "categories": {}}
+    return build_stage_shard(identifier, key_of(identifier), "detections", arrays, facts, digest, SOURCE)
 
 
 def test_opening_a_set_does_not_read_its_index(feature_set: FeatureSet, watch: Any) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 import rich_click as click
 
 from support import Ran, make_video, vadx_environment
-from vadx.pipelines.cli import cli
+from vadx.extract import backbones
+from vadx.pipelines.cli import COMMANDS, cli
 from vadx.pipelines.cli.common import decoding_options, out_option, run_options
 
 from .forking import (
@@ -148,18 +150,21 @@ class TestSettings:
     def test_doctor_says_where_each_comes_from(
         self, tmp_path: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        (tmp_path / "vadx.toml").write_text('[extract]\nbatch = 3\ndevice = "cpu"\n')
+        (tmp_path / "vadx.toml").write_text('[extract]\nbatch = 3\ndevice = "cpu"\n[train]\npatience = 7\n')
         monkeypatch.setenv("VADX_EXTRACT_BATCH", "5")
         monkeypatch.setenv("VADX_STORE", "elsewhere")
         ran = vadx_here("doctor", "--settings", "--json")
         assert ran.code == 0
-        found = {row["name"]: (row["value"], row["origin"]) for row in json.loads(ran.out)}
-        assert found["batch"] == ("5", "VADX_EXTRACT_BATCH")
-        assert found["device"] == ("cpu", "vadx.toml")
-        assert found["out"] == ("elsewhere", "VADX_STORE")
-        assert found["clip_length"] == (None, "default")
+        found = {(row["command"], row["name"]): (row["value"], row["origin"]) for row in json.loads(ran.out)}
+        assert found["extract", "batch"] == ("5", "VADX_EXTRACT_BATCH")
+        assert found["extract", "device"] == ("cpu", "vadx.toml")
+        assert found["extract", "out"] == ("elsewhere", "VADX_STORE")
+        assert found["extract", "clip_length"] == (None, "default")
+        assert found["train", "patience"] == (7, "vadx.toml")
+        assert found["score", "device"] == ("auto", "default")
+        assert {command for command, _ in found} == set(COMMANDS) - {"weights"}
         table = [line.split() for line in vadx_here("doctor", "--settings").out.splitlines()]
-        assert ["batch", "5", "VADX_EXTRACT_BATCH"] in table
+        assert ["extract", "batch", "5", "VADX_EXTRACT_BATCH"] in table
 
 
 @pytest.mark.parametrize(
@@ -290,6 +295,30 @@ def test_a_plug_in_that_cannot_be_loaded_leaves_the_others_usable(tmp_path: Path
     assert done.returncode == 0
     assert {"i3d", "r2plus1d", "tiny"} <= set(done.stdout.split())
     assert "broken cannot be loaded" in done.stderr
+
+
+def test_a_plug_in_is_loaded_once_in_a_command(
+    tmp_path: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    package = tmp_path / "broken-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[vadx.backbones]\nbroken = tmp_broken:SPEC\n")
+    (tmp_path / "tmp_broken.py").write_text(
+        "with open('loads', 'a') as file:\n    file.write('x')\nraise ValueError('too old')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for cached in (backbones.backbones, backbones._load_plugins):
+        monkeypatch.setattr(f"vadx.extract.backbones.{cached.__name__}", lru_cache(cached.__wrapped__))
+    ran = vadx_here("doctor")
+    assert [line.split(None, 2)[2] for line in ran.out.splitlines() if "plug-ins" in line] == [
+        "broken cannot be loaded: too old  -> remove or update that package"
+    ]
+    assert vadx_here("backbones", "-q").code == 0
+    assert (tmp_path / "loads").read_text() == "x"
+    assert [one.getMessage() for one in caplog.records if "plug-in" in one.getMessage()] == [
+        "the plug-in broken cannot be loaded (too old); it is left out"
+    ]
 
 
 def test_no_terminal_obeys_a_name_in_an_error(

@@ -7,6 +7,7 @@ folder of ``.npy`` files of which nothing is known.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of
@@ -30,7 +31,7 @@ from vadx.extract.library import extract_video, load_backbone
 from vadx.extract.presets import Preset
 from vadx.features import layouts
 from vadx.features.keys import key_of
-from vadx.features.recipe import Network, Recipe, Sampling, Transform
+from vadx.features.recipe import Network, Noise, Recipe, Sampling, Transform
 from vadx.features.shard import build_shard
 from vadx.features.store import Store
 from vadx.features.timeline import ClipFeatures
@@ -223,6 +224,29 @@ def test_a_planted_cause_is_named_alone_and_first(name: str, tiny: Recipe, maker
     ours, theirs, expected = PLANTED[name]
     a = changed(tiny, **ours)
     assert only_cause(maker.difference(a, changed(a, **theirs))) == expected
+
+
+@pytest.mark.parametrize("noisy_first", [False, True])
+def test_noise_is_named_where_recipes_differ_in_nothing_else(noisy_first: bool, tiny: Recipe, maker: Maker) -> None:
+    clean = maker.extract(tiny)
+    noisy = {name: replace(one, values=one.values + np.float32(0.01)) for name, one in clean.items()}
+    sides = [maker.a_set(tiny, clean), maker.a_set(changed(tiny, noise=Noise(seed=3)), noisy)]
+    found = find_difference(*(sides[::-1] if noisy_first else sides), search=maker.search())
+    said = ("noise wsal:3:32", "no noise") if noisy_first else ("no noise", "noise wsal:3:32")
+    assert found.differs
+    assert found.causes == ("noise: A was made with {} on its frames, B with {}".format(*said),)
+    # Nothing was extracted again: no other weights were guessed.
+    assert found.diagnosis is None
+    assert found.report()["causes"] == [*found.causes]
+
+
+def test_other_causes_are_not_guessed_beside_noise(tiny: Recipe, maker: Maker) -> None:
+    noisy = changed(tiny, noise=Noise())
+    ours = maker.extract(tiny)
+    theirs = {name: replace(one, values=one.values + np.float32(0.01)) for name, one in ours.items()}
+    found = find_difference(maker.a_set(noisy, ours), maker.files(theirs), search=maker.search())
+    assert (found.causes, found.diagnosis) == ((), None)
+    assert any("noise is drawn for whole videos" in note for note in found.notes)
 
 
 def test_two_causes_are_named_together(tiny: Recipe, maker: Maker) -> None:
@@ -507,6 +531,19 @@ class TestCommand:
         maker.a_set(tiny)
         with pytest.raises(UsageError, match="fits no feature set"):
             run("tiny", "nothing")
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+    def test_a_named_pipe_is_not_waited_for(self, tiny: Recipe, maker: Maker, run: Run) -> None:
+        features = maker.extract(tiny)
+        maker.a_set(tiny, features)
+        os.mkfifo(maker.folder / "pipe")
+        with pytest.raises(UsageError, match="pipe is neither a file nor a folder"):
+            run("tiny", "pipe")
+        maker.files(features)
+        (maker.folder / "b" / "Abuse" / "v0.npy").unlink()
+        os.mkfifo(maker.folder / "b" / "Abuse" / "v0.npy")
+        with pytest.raises(StoreError, match=r"v0\.npy: .*it is no file"):
+            run("tiny", "b")
 
 
 def test_the_module_s_network_is_deterministic() -> None:

@@ -20,6 +20,7 @@ from vadx.pipelines.model_folder import Mark, read_model, write_network
 from vadx.pipelines.plan import Overrides, make_plan
 from vadx.pipelines.protocol_choices import METRICS
 from vadx.pipelines.protocols import PROTOCOLS
+from vadx.pipelines.score_files import read_score_folder
 from vadx.pipelines.scoring import score_set
 
 from .scoring_samples import make_clips, write_tiny_model
@@ -272,6 +273,9 @@ def test_a_set_of_another_recipe_is_refused(folder: Path, vadx_here: Vadx) -> No
         ("v.npy", np.array([0.1, np.nan]), "one score a frame"),
         ("v.npy", np.zeros((3, 2)), "(3, 2)"),
         ("v.npy", np.zeros(0), "one score a frame"),
+        ("v.csv", f"{'x' * 200_000}\n0.1\n", "field larger than field limit"),
+        ("v.csv", "0.1\n\0\n", "could not convert"),
+        ("v.csv", "frame,score\n0,0.5\n1\n", "the line '1' has no column 2, the score's"),
         ("v.csv", "score\n0.1\nx\n", "could not convert"),
         ("v.csv", "", "one score a frame"),
         ("v.npy", "text", "holds no scores"),
@@ -289,6 +293,15 @@ def test_files_that_hold_no_scores_are_named(
     err = ran(vadx_here, "--scores", "given", "--manifest", "list.csv", code=2).err
     assert words in err
     assert name in err
+
+
+def test_a_byte_order_mark_is_no_header(folder: Path, vadx_here: Vadx) -> None:
+    (folder / "given").mkdir()
+    for name, values in (("plain", [0.25] * 160), ("marked", [0.25] * 160)):
+        text = "".join(f"{value}\n" for value in values)
+        (folder / "given" / f"{name}.csv").write_text(text, encoding="utf-8-sig" if name == "marked" else "utf-8")
+    found = read_score_folder(folder / "given")
+    assert found["marked"].num_frames == found["plain"].num_frames == 160
 
 
 def test_one_file_of_each_video(folder: Path, vadx_here: Vadx) -> None:

@@ -115,7 +115,7 @@ def test_names_are_found_and_near_ones_told() -> None:
         find_protocol("rtfm")
     with pytest.raises(UsageError, match="did you mean deepmil"):
         find_protocol("deepml")
-    with pytest.raises(UsageError, match="There are: vadx, deepmil"):
+    with pytest.raises(UsageError, match="the protocols are vadx, deepmil"):
         find_protocol("quux")
     for name, reason in NO_PROTOCOL.items():
         with pytest.raises(UsageError, match=reason[:30]):

@@ -58,6 +58,7 @@ def facts_of(page: str, name: str) -> list[str]:
 def test_a_set_is_told_with_its_videos_recipe_and_failures(tmp_path: Path, vadx_here: VADX) -> None:
     ran = vadx_here("report", "tiny", "--store", "store", "-o", "set.html", "--manifest", "list.csv")
     assert (ran.code, ran.out) == (0, "set.html\n")
+    assert re.search(r"^\d+\.\d [kM]B written; to see it, open set.html in any browser, where it lies$", ran.err, re.M)
     page = (tmp_path / "set.html").read_text()
     assert facts_of(page, "videos") == ["4"]
     assert facts_of(page, "frames") == ["280"]  # 40 + 60 + 80 + 100

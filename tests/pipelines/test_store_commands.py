@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -156,6 +157,28 @@ def test_a_damaged_shard_is_named_and_the_same_command_makes_it_again(
     assert vadx_here("verify", "--store", store).code == 0
     vadx_here(*TINY, six_videos, "--out", "store")
     assert len(decoded) == 1
+
+
+def test_a_recipe_that_was_edited_is_a_finding_and_the_other_sets_are_checked(
+    store: Path, vadx_here: Vadx, tmp_path: Path
+) -> None:
+    own = only_set(store)
+    edited = store / "edited-00000000"
+    shutil.copytree(own, edited)
+    (edited / "recipe.json").write_text(
+        (own / "recipe.json").read_text().replace('"clip_length": 4', '"clip_length": 5')
+    )
+    for arguments, shards in ((("--store", store), 6), ((edited,), 0)):
+        ran = vadx_here("verify", *arguments)
+        assert ran.code == 4
+        assert ran.out == (
+            f"{edited / 'recipe.json'}: record (a note beside the shards is not what was written): it was changed "
+            f"after it was written; restore the file from a copy\n"
+        )
+        assert ran.err == f"{shards} shards, 0 damaged (full check); 1 of the sets could not be checked\n"
+        told = json.loads(vadx_here("verify", *arguments, "--json").out)
+        assert ([one["damage"] for one in told["damaged"]], told["shards"]) == (["record"], shards)
+    assert vadx_here("verify", own).code == 0
 
 
 def test_a_quick_check_sees_headers_only(damage: Callable[[str], Path], store: Path, vadx_here: Vadx) -> None:
