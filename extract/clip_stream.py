@@ -53,6 +53,11 @@ def _channels_first(image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(image.copy()).permute(2, 0, 1)
 
 
+def _unseen(num_frames: int) -> Tensor:
+    """Give what stands for frames that nobody looks at: pictures of which no clip can be made."""
+    return torch.empty((num_frames, 3, 0, 0), dtype=torch.uint8)
+
+
 @dataclass(slots=True)
 class Timeline:
     """What is kept of every decoded frame: its timestamp, and whether it is damaged."""
@@ -120,19 +125,26 @@ class InputStream:
         if recipe.sampling.fps is not None:
             self._resampler = Resampler(recipe.sampling.fps)
         self._jpeg = None if recipe.transform.jpeg is None else JpegRoundTrip(recipe.transform.jpeg, fps)
+        num_unseen = num_frames_past(num_known, recipe.sampling)
+        # An encoder gives a frame according to those before it. And the flow before the first item that is looked at
+        # may stand for one that is not there.
+        self._first_wanted = 0 if self._jpeg is not None else max(0, num_unseen - 1)
         self._flow = None
         if recipe.flow is not None:
             if estimate_flow is None:
                 msg = "this recipe wants flow, and was given nothing that estimates it: see library.make_engine"
                 raise UsageError(msg)
-            num_unseen = num_frames_past(num_known, recipe.sampling)
             self._flow = FlowStream(recipe.flow, estimate_flow, num_unseen=num_unseen)
 
     def push(self, block: FrameBlock, prepared: Prepared | None = None) -> Iterator[ClipInputs]:
         """Take decoded frames. Streams that prepare frames alike share the work through one ``prepared`` a block."""
         if self._resampler is None:
-            self.source_of.extend(range(block.start, block.start + len(block.frames)))
-            yield from self._take(self._prepare(block.frames, block.native, {} if prepared is None else prepared))
+            stop = block.start + len(block.frames)
+            self.source_of.extend(range(block.start, stop))
+            if stop <= self._first_wanted:
+                yield from self._take(_unseen(len(block.frames)))
+            else:
+                yield from self._take(self._prepare(block.frames, block.native, {} if prepared is None else prepared))
             return
         native = block.native or (None,) * len(block.frames)
         chosen = [
@@ -154,7 +166,8 @@ class InputStream:
     def _take_chosen(self, chosen: list[tuple[int, _Picture]]) -> Iterator[ClipInputs]:
         for source, (image, native) in chosen:
             self.source_of.append(source)
-            yield from self._take(self._prepare(image[None], (native,), {}))
+            is_unseen = len(self.source_of) <= self._first_wanted
+            yield from self._take(_unseen(1) if is_unseen else self._prepare(image[None], (native,), {}))
 
     def _prepare(
         self, frames: NDArray[np.uint8], native: tuple[av.VideoFrame | None, ...], prepared: Prepared

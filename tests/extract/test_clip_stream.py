@@ -14,9 +14,11 @@ from PIL import Image
 
 from support import make_video, picture
 from vadx.errors import FeatureError, UsageError, VideoError
+from vadx.extract.batches import Batches
 from vadx.extract.clip_stream import InputStream, Timeline, first_inputs, input_shape
-from vadx.extract.extractor import SharedExtraction, VideoExtraction
+from vadx.extract.extractor import SharedExtraction, VideoExtraction, VideoPass
 from vadx.extract.library import Backbone, extract_video, load_backbone, make_engine
+from vadx.extract.sampling import TAIL_POLICIES
 from vadx.extract.video import FrameBlock, VideoReader
 from vadx.features import concatenate
 from vadx.features.recipe import Recipe
@@ -233,6 +235,80 @@ def test_several_recipes_decode_once_and_equal_each_alone(
         alone, table = extract(backbone, backbone.recipe, Frames())
         np.testing.assert_array_equal(np.concatenate(blocks[number]), alone)
         assert shared.table(number).frames.tolist() == table.frames.tolist()
+
+
+RESUMED: dict[str, tuple[str, dict[str, Any]]] = {
+    **{
+        f"{tail}, stride {stride}": ("tiny", {"tail": tail, "clip_stride": stride})
+        for tail in TAIL_POLICIES
+        if tail != "partial_mean"
+        for stride in (2, 4, 6)
+    },
+    "every second frame": ("tiny", {"frame_step": 2, "clip_stride": 3}),
+    "half as many frames": ("tiny", {"fps": 12.5, "clip_stride": 2}),
+    "twice as many frames": ("tiny", {"fps": 50.0, "tail": "wrap"}),
+    "means of frames": ("tiny-frames", {"clip_stride": 2}),
+    "flow": ("tiny-flow", {"clip_stride": 2}),
+    "flow that wraps": ("tiny-flow", {"clip_stride": 2, "tail": "wrap"}),
+    "flow, plus_one": ("tiny-flow", {"clip_stride": 4, "tail": "plus_one"}),
+    "flow of chosen frames": ("tiny-flow", {"fps": 12.5, "clip_stride": 2}),
+}
+
+
+@pytest.mark.parametrize("num_frames", [8, 11])
+@pytest.mark.parametrize("case", RESUMED)
+def test_clips_that_are_known_are_described_and_change_no_other(case: str, num_frames: int) -> None:
+    name, changes = RESUMED[case]
+    backbone = load_backbone(name, "random:3")
+    recipe = with_sampling(backbone.recipe, **changes)
+    source = Frames(IMAGES[:num_frames], damaged=frozenset({2, 7}))
+    whole, table = extract(backbone, recipe, source)
+    batches = Batches(make_engine(backbone, recipe, device="cpu", batch=3))
+    for num_known in range(len(whole) + 1):
+        part = VideoPass(source, [(recipe, batches)])
+        part.skip(0, num_known)
+        while not part.ended:
+            part.advance()
+        batches.flush()
+        got = [block for _, block in part.ready()]
+        np.testing.assert_array_equal(np.concatenate([whole[:0], *got]), whole[num_known:])
+        for field in ("frames", "seconds", "damaged"):
+            np.testing.assert_array_equal(getattr(part.table(0), field), getattr(table, field))
+        assert part.table(0).num_padded_frames == table.num_padded_frames
+
+
+def test_frames_of_known_clips_are_not_resized(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vadx.extract import clip_stream
+
+    num_resized: list[int] = []
+    original = clip_stream.resize
+    monkeypatch.setattr(
+        clip_stream,
+        "resize",
+        lambda images, size, **o: (num_resized.append(len(images)), original(images, size, **o))[1],
+    )
+    # Of 11 frames in blocks of 4, from the one two before the third clip; with that block, or each by itself.
+    for fps, expected in ((None, 7), (25.0, 5)):
+        num_resized.clear()
+        recipe = with_sampling(tiny.recipe, fps=fps)
+        part = VideoPass(Frames(), [(recipe, Batches(make_engine(tiny, recipe, device="cpu", batch=2)))])
+        part.skip(0, 2)
+        while not part.ended:
+            part.advance()
+        assert sum(num_resized) == expected
+
+
+def test_frames_before_a_known_clip_still_go_through_an_encoder_that_remembers_them(tiny: Backbone) -> None:
+    recipe = replace(tiny.recipe, transform=replace(tiny.recipe.transform, jpeg="ffmpeg"))
+    whole, _ = extract(tiny, recipe, Frames())
+    batches = Batches(make_engine(tiny, recipe, device="cpu", batch=3))
+    part = VideoPass(Frames(), [(recipe, batches)])
+    part.skip(0, 2)
+    while not part.ended:
+        part.advance()
+    batches.flush()
+    ((_, got),) = part.ready()
+    np.testing.assert_array_equal(got, whole[2:])
 
 
 def test_one_recipe_that_fails_leaves_the_others(tiny: Backbone) -> None:

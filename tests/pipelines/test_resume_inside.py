@@ -622,10 +622,12 @@ def test_kill_minus_nine_anywhere_leaves_what_makes_the_same_bytes(
     for number in (len(quiet.events) * part // 9 for part in range(2, 9)):
         store = f"s{number}"
         killed = forked(*command, store, folder=tmp_path, kept_clips=3, fault="kill", at=number)
+        was_stored = bool(shard_hashes(tmp_path / store))
         again = forked(*command, store, folder=tmp_path, kept_clips=3)
         assert (killed.code, again.code) == (-signal.SIGKILL, 0), again.err
         assert shard_hashes(tmp_path / store) == shard_hashes(tmp_path / "quiet")
-        assert [name for name in tmp_of(tmp_path / store) if name.endswith(".resume")] == []
+        # Between the last two steps of a run it is left to gc.
+        assert was_stored or "a.resume" not in tmp_of(tmp_path / store)
         runs.append(again.events.count("Engine.run"))
     # A probe, and the batches that were not finished; none where the shard was there.
     assert max(runs) == quiet.events.count("Engine.run")
