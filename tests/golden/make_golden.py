@@ -1,11 +1,11 @@
-"""Make what stands in ``format-1/``: a file of every kind that vadx writes, from seeded numbers.
+"""Make a file of every kind that vadx writes, from seeded numbers.
 
 Run from the repository root::
 
-    python tests/golden/make_golden.py tests/golden/format-1
+    python tests/golden/make_golden.py tests/golden/format-N
 
-The files are kept in git and are read and verified for ever by ``test_golden.py``. They are never made again: where a
-format changes, its version is raised, and what this script then makes is put beside them as ``format-2/``.
+The folders beside this script are kept in git, and are read and verified for ever by ``test_golden.py``. They are never
+made again: where what is written changes, what this script then makes is put beside them under a name of its own.
 """
 
 from __future__ import annotations
