@@ -26,6 +26,9 @@ It costs itself alone: nothing of it is stored, the other videos go on, and the 
 what failed. `--fail-fast` and `--max-failures` end a run earlier. What is *remembered* stands in `failed/` and is told
 again by the next run without decoding, until the file changes or `--retry-failed` is given; that run ends with 3 too.
 What is *tried again* is not: the same command tries it once more, because its cause may have gone.
+
+`vadx score` and `vadx eval` say `error[SCORE]` of a video that has features and no scores, and why; a report says
+`SHARD_` and the kind of damage of one whose shard is damaged.
 """
 
 _RUNS = """\
@@ -33,6 +36,12 @@ _RUNS = """\
 
 The classes of `vadx.errors`; each is also the builtin that fits it, as `WeightsError` is a `LookupError`. What is no
 error of vadx is translated where it happens, its cause kept.
+"""
+
+_DAMAGES = """\
+## Kinds of damage
+
+What a `ShardError` and `vadx verify` say of a shard, and of the records beside it.
 """
 
 _EXITS = """\
@@ -97,11 +106,14 @@ def find_error(name: str) -> ErrorLine:
 
 def markdown() -> str:
     """Give docs/errors.md."""
+    from ..features.shard import DAMAGE
+
     codes = [(f"`{line.name}`", line.cause, line.cure, line.again or "") for line in _code_lines()]
     runs = [
         (f"`{line.name}`", " or ".join(map(str, line.exit_codes)), line.cause, line.consequence, line.cure)
         for line in _run_lines()
     ]
+    damages = [(f"`{kind}`", meaning) for kind, meaning in DAMAGE.items()]
     exits = [(str(code), meaning) for code, meaning in EXIT_CODES.items()]
     return "\n".join(
         [
@@ -110,6 +122,9 @@ def markdown() -> str:
             "",
             _RUNS,
             *_table(("error", "exit", "cause", "what has become of the work", "what to do"), runs),
+            "",
+            _DAMAGES,
+            *_table(("kind", "meaning"), damages),
             "",
             _EXITS,
             *_table(("code", "meaning"), exits),

@@ -12,6 +12,7 @@ import pytest
 from support import REPOSITORY, Ran
 from vadx import errors
 from vadx.errors import CODES, EXIT_CODES, RUN_ERRORS, CodeInfo, Stopped, VadxError
+from vadx.features.shard import DAMAGE
 from vadx.pipelines.cli import cli
 from vadx.pipelines.error_page import error_lines, markdown
 
@@ -51,6 +52,7 @@ def test_the_page_holds_every_code_every_class_and_every_exit_code() -> None:
         exits, *told = runs[kind.__name__]
         assert told == [info.cause, info.consequence, info.cure]
         assert exits == ("130 or 143" if kind is Stopped else str(kind.exit_code))
+    assert rows_of(page, "Kinds of damage") == {kind: [meaning] for kind, meaning in DAMAGE.items()}
     assert rows_of(page, "Exit codes") == {str(code): [meaning] for code, meaning in EXIT_CODES.items()}
 
 
