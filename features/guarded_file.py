@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ _LARGEST_HEAP_BYTES = 64 << 20
 _MOST_BYTES_SEARCHED = 1 << 16
 """HDF5 reads heaps and other tables in pieces of at most a few KiB, and data in whole chunks."""
 
+HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
+"""What h5py raises for files that are damaged, or were made to harm."""
+
 
 class GuardedFile(io.RawIOBase):
     """A file for ``h5py.File``. A heap that does not end is handed out without its signature, which HDF5 refuses.
@@ -37,6 +41,7 @@ class GuardedFile(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._file = io.FileIO(path)
+        self._num_bytes = os.fstat(self._file.fileno()).st_size
         self.name = str(path)
 
     def __enter__(self) -> Self:
@@ -54,7 +59,8 @@ class GuardedFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
+        # An address of 8 bytes may lie further on than any system can seek.
+        return self._file.seek(min(offset, self._num_bytes) if whence == io.SEEK_SET else offset, whence)
 
     def tell(self) -> int:
         return self._file.tell()
@@ -63,6 +69,7 @@ class GuardedFile(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         start = self._file.tell()
         count = self._file.readinto(view)
+        view[count:] = bytes(len(view) - count)
         if len(view) <= _MOST_BYTES_SEARCHED:
             content = bytes(view[:count])
             at = content.find(_HEAP)

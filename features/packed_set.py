@@ -35,6 +35,7 @@ import h5py
 import numpy as np
 
 from ..errors import CODES, RecipeError, ShardError, StoreError
+from .guarded_file import HDF5_ERRORS
 from .index import Hint, Index, Listing, ShardSummary, summary_of
 from .keys import key_of
 from .process_file import ProcessFile
@@ -376,7 +377,7 @@ class PackedSet(FeatureSet):
             raise StoreError(msg) from error
         except StoreError:
             raise
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
+        except HDF5_ERRORS as error:
             if identifier is not None:
                 evidence = f"{identifier}: its part of the file cannot be read; {cure}"
                 raise ShardError(str(self.path), "structure", evidence, cure="") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import tokenize
 from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 MAX_ARRAY_BYTES = 8 << 30
 """Largest array that is read: ten crops of 2048 numbers for each of 100,000 clips, 18 hours of video."""
+
+_NO_HEADER = (ValueError, KeyError, EOFError, OverflowError, SyntaxError, TypeError, tokenize.TokenError)
+"""What numpy lets through from the parsing of a header that was made to break it."""
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -49,7 +53,7 @@ def array_of(stream: IO[bytes], num_bytes: int, place: str) -> NDArray[np.generi
     try:
         version = np.lib.format.read_magic(stream)
         shape, fortran, dtype = _HEADERS[version](stream, max_header_size=10_000)
-    except (ValueError, KeyError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+    except (*_NO_HEADER, RecursionError, MemoryError) as error:
         msg = f"{place} is no array of numpy ({error}); check which layout this folder has"
         raise UsageError(msg) from error
     if dtype.kind not in "fiub" or dtype.hasobject or any(side < 0 for side in shape):

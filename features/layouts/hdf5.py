@@ -16,6 +16,7 @@ import numpy as np
 
 from ...errors import ShardError, StoreWriteError, UsageError
 from ..frame_truth import frame_truth
+from ..guarded_file import HDF5_ERRORS
 from ..publish import preallocate, temporary_name, write_error
 from ..shard import MEMORY_IMAGE_BYTES, checked_dataset
 from .export import TMP, Export
@@ -142,7 +143,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
     except ShardError as error:
         msg = f"{path}: {error.evidence}; copy the file again, or check which layout this folder has"
         raise UsageError(msg) from error
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+    except HDF5_ERRORS as error:
         msg = f"{path} is no HDF5 file of features, or a damaged one; copy it again"
         raise UsageError(msg) from error
 

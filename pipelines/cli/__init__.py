@@ -14,7 +14,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from ... import __version__
-from ...errors import Stopped, VadxError
+from ...errors import Stopped, UsageError, VadxError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,6 +132,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return 0 if words and words[0] in _LISTINGS else 1
         raise
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            name = _harmless(f"{error.filename!s:.60}")
+            click.echo(f"vadx: {name}…: no file can have a name of this length; check what was meant", err=True)
+            return UsageError.exit_code
         if error.errno not in _OUTPUT_REFUSED:
             raise
         # Every write to a store is translated where it happens: this one was to stdout.

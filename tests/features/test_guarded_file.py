@@ -82,3 +82,14 @@ def test_a_sound_file_is_handed_out_as_it_is(tmp_path: Path) -> None:
         assert file.sha256(0) != file.sha256(1)
         with h5py.File(file, "r") as image:
             assert image["features"].shape == (3, 1, 8)
+
+
+def test_an_address_behind_any_file_reads_as_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.h5", b"abc")
+    with GuardedFile(path) as file:
+        file.seek(2**64 - 1)
+        assert file.read() == b""
+        file.seek(1)
+        buffer = bytearray(b"xxxx")
+        assert file.readinto(buffer) == 2
+        assert buffer == b"bc\0\0"
