@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import CODES, EXIT_CODES, RUN_ERRORS, Stopped, UsageError, VideoError
@@ -139,6 +140,6 @@ def _example() -> str:
     return f"error[{error.code}] {error}"
 
 
-def _table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _table(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     lines = [f"| {' | '.join(cells)} |" for cells in (headers, *rows)]
     return [lines[0], f"|{'---|' * len(headers)}", *lines[1:]]
