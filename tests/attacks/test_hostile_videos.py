@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import av
 import av.logging
@@ -134,6 +135,25 @@ def test_what_ffmpeg_does_with_them_unguarded(tmp_path: Path, canary: Canary, tr
     with pytest.raises(av.error.FFmpegError):
         av.open(f"http://127.0.0.1:{trap.port}/a.mp4", timeout=0.2)
     assert trap.was_asked
+
+
+def test_ffmpeg_is_told_which_formats_and_protocols_it_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its formats listed no other protocol is tried today; a format that does may come with any release."""
+    told: list[tuple[str, dict[str, str]]] = []
+    opens = av.open
+
+    def note(name: str, **more: Any) -> Any:
+        told.append((name, more["options"]))
+        return opens(name, **more)
+
+    monkeypatch.setattr(av, "open", note)
+    path = make_video(tmp_path / "a.mp4", num_frames=3)
+    told.clear()
+    VideoReader(path).close()
+    ((name, options),) = told
+    assert name == f"file:{path}"
+    assert options["protocol_whitelist"] == "file"
+    assert not {"hls", "concat", "sdp", "dash", "rtsp", "image2"} & set(options["format_whitelist"].split(","))
 
 
 def _dimension_bomb(path: Path, side: int) -> None:
