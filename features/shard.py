@@ -350,7 +350,8 @@ def checked_dataset(path: Path, file: h5py.File, name: str, *, kind: str, num_ax
     ShardError
         if it is missing, of another type, or a link, external storage, a virtual data set or behind an unknown filter.
     """
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+    # A name with a slash would be looked up through a group that may itself be a link to another file.
+    if "/" in name or not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise ShardError(str(path), "structure", f"{name} is missing or a link to somewhere else")
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:

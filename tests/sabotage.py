@@ -157,16 +157,23 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "HDF5: links are not followed",
         _SHARD,
-        "    if not isinstance(file.get(name, getlink=True), h5py.HardLink):",
-        "    if file.get(name, getlink=True) is None:",
+        "not isinstance(file.get(name, getlink=True), h5py.HardLink):",
+        "file.get(name, getlink=True) is None:",
         _hdf5("external link"),
     ),
     Guard(
         "HDF5: soft links neither",
         _SHARD,
-        "    if not isinstance(file.get(name, getlink=True), h5py.HardLink):",
-        "    if not isinstance(file.get(name, getlink=True), h5py.HardLink | h5py.SoftLink):",
+        "not isinstance(file.get(name, getlink=True), h5py.HardLink):",
+        "not isinstance(file.get(name, getlink=True), h5py.HardLink | h5py.SoftLink):",
         _hdf5("soft link", "bags"),
+    ),
+    Guard(
+        "HDF5: no name leads through a group",
+        _SHARD,
+        '    if "/" in name or',
+        "    if",
+        _attack("hdf5", "test_no_name_leads_through_a_link"),
     ),
     Guard(
         "HDF5: nothing is stored outside of the file",
@@ -773,12 +780,22 @@ def _filled(num_jobs: int, free: SimpleQueue[Path]) -> Iterator[None]:
         yield
 
 
+def table() -> str:
+    """Give the table of guards as the page on threats shows it."""
+    rows = [f"| {g.name} | `{g.file}` | `{g.test.rpartition('::')[2].partition('[')[0]}` |" for g in GUARDS]
+    return "\n".join(["| Removed | From | Turns red |", "|---|---|---|", *rows, ""])
+
+
 def main() -> int:
     """Try the guards that the command line names."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("words", nargs="*", help="only guards whose name or file holds one of these")
     parser.add_argument("-j", "--jobs", type=int, default=2, help="how many at a time")
+    parser.add_argument("--table", action="store_true", help="only print the table of docs/threats.md")
     options = parser.parse_args()
+    if options.table:
+        print(table(), end="")
+        return 0
     guards = [g for g in GUARDS if not options.words or any(w in f"{g.name} {g.file}" for w in options.words)]
     with copied() as copy:
         code = run_tests(copy, sorted({guard.test for guard in guards}))

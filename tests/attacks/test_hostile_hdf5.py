@@ -179,6 +179,15 @@ def test_hdf5_itself_would_reach_the_canary(attack: str, tmp_path: Path, canary:
     assert canary.was_touched
 
 
+def test_no_name_leads_through_a_link(tmp_path: Path, canary: Canary) -> None:
+    with h5py.File(tmp_path / "hostile.h5", "w") as file:
+        file["group"] = h5py.ExternalLink(str(canary.path), "/")
+    assert not canary.was_touched
+    with pytest.raises(UsageError, match="link to somewhere else"):
+        read_video(tmp_path / "hostile.h5", "group/stolen")
+    assert not canary.was_touched
+
+
 def test_no_plug_in_is_loaded(tmp_path: Path) -> None:
     for name in ("hostile.h5", "proof.h5"):
         with h5py.File(tmp_path / name, "w") as file:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vadx.detectors.detection_files import read_detections
 from vadx.errors import RecipeError, StoreError, UsageError
 from vadx.features import plain_json
 from vadx.features.checkpoint import Checkpoint
@@ -79,6 +80,7 @@ READERS: Mapping[str, Callable[[Path], object]] = {
     "counts": read_counts,
     "shares": read_shares,
     "manifest": _manifest,
+    "detections": lambda path: read_detections(path, format="coco"),
 }
 
 
