@@ -22,6 +22,8 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ...features.stage_set import StageSet
     from ...features.store import FeatureSet
     from ...features.timeline import ClipFeatures
@@ -288,17 +290,21 @@ def verify(feature_set: str | None, store: Path, as_json: bool, quick: bool, qui
     """Check every shard of a store, or of one SET. Exit code 4 if one, or a set's recipe, is damaged.
 
     A damaged shard is made again by the same extract command that made it. Without its recipe a set's shards are not
-    checked.
+    checked. SET may also be the folder of a trained model, or a bags file.
     """
     from ...features.shard import DAMAGE
     from ..progress import printable
+    from ..verifying import files_to_verify
 
+    checks = None if feature_set is None else files_to_verify(Path(feature_set))
+    if checks is not None:
+        return _tell_of_files(checks, as_json=as_json, quiet=quiet)
     num_shards = 0
     sets, findings = _sets_to_verify(feature_set, store)
     num_recipes = len(findings)
     for item in sets:
         for path, error in item.verify(full=not quick):
-            num_shards += 1
+            num_shards += error is None or error.damage != "record"
             if error is not None:
                 findings.append({"path": str(path), "damage": error.damage, "evidence": error.evidence})
     if as_json:
@@ -315,6 +321,17 @@ def verify(feature_set: str | None, store: Path, as_json: bool, quick: bool, qui
         ending = "; repeat the command that made them, which makes them again" if num_damaged else ""
         sets_left = f"; {num_recipes} of the sets could not be checked" if num_recipes else ""
         click.echo(f"{num_shards} shards, {num_damaged} damaged ({check}){ending}{sets_left}", err=True)
+    return 4 if findings else 0
+
+
+def _tell_of_files(checks: Iterator[tuple[Path, StoreError | None]], *, as_json: bool, quiet: bool) -> int:
+    checked = list(checks)
+    findings = [{"path": str(path), "evidence": str(error)} for path, error in checked if error is not None]
+    if as_json:
+        print_json({"checked": len(checked), "damaged": findings, "check": "full"})
+    else:
+        _print_lines([finding["path" if quiet else "evidence"] for finding in findings])
+        click.echo(f"{len(checked)} checked, {len(findings)} damaged (full check)", err=True)
     return 4 if findings else 0
 
 
