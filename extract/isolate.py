@@ -37,12 +37,12 @@ from .decode_child import (
     end_all,
 )
 from .decode_limits import DecodeLimits
-from .video import FrameBlock
+from .video import FrameBlock, FrameSource
 
 if TYPE_CHECKING:
     from ..features.timeline import VideoFacts
     from .decode_child import Report
-    from .video import FrameSource, VideoInfo, VideoReader
+    from .video import VideoInfo, VideoReader
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +54,20 @@ _LOOK_SECONDS = 1.0
 something else, or suspended, does not know how long they were silent."""
 
 
+class OpenedVideo(FrameSource, Protocol):
+    """A video that is being decoded, wherever that is."""
+
+    @property
+    def info(self) -> VideoInfo:
+        """What the header says."""
+
+
 class Decoders(Protocol):
     """Where videos are opened: in this process or in others, with the same frames, facts and errors."""
 
     def open(
         self, path: str | Path, *, rotation: str = "apply", strict: bool = False, allow_partial: bool = False
-    ) -> FrameSource:
+    ) -> OpenedVideo:
         """Begin a video, and return at once: what is wrong with it is raised when it is first used."""
 
     def wait(self, sources: Sequence[_S], timeout: float | None = None) -> _S | None:

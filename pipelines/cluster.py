@@ -7,6 +7,7 @@ and the videos under the same paths. A share that was cut short is simply given 
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import itertools
 import logging
@@ -14,7 +15,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
@@ -22,11 +23,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..errors import CODES, ClusterError, Stopped, UsageError, VadxError
+from ..errors import CODES, ClusterError, UsageError, VadxError
 from .job import Outcome
+from .share_work import Order, Unit, far, work_on
+from .worker_places import places_of, usable_cores
+from .worker_reports import Mailbox
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client, Future, SpecCluster
 
     from ..extract.decode_limits import DecodeLimits
     from .extraction import Effort, Hint, Ticker
@@ -39,28 +43,38 @@ _SHARES_A_WORKER = 16
 _ALLOWED_FAILURES = 1
 """How often the worker of a share may end before its videos are tried one by one, and then each of them."""
 
+_TRIES_ALONE = 3
+"""How often a video is tried by itself, after all others from the second time on: where workers end by chance, or are
+taken away, two ends say little of it."""
+
 _POLL_SECONDS = 0.2
 _CONNECT_SECONDS = 10.0
 _LOST_SECONDS = 30.0
 """How long a scheduler may be silent before it is given up."""
 
+NO_WORKERS_SECONDS = 120.0
+"""How long a run waits while there is no worker, if nobody says how long."""
+
 _scratch: list[TemporaryDirectory[str]] = []
 
 Hints = Callable[["Entry"], "Hint | None"]
-Unit = Callable[..., "Iterator[list[Outcome]]"]
-"""What a worker does with its share: `extraction.process_videos`, or `tubing.process_tubes`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a worker is given at once: videos, and what is known of their sources."""
+    """What a worker is given at once: videos, and what is known of their sources.
+
+    ``times_alone`` counts how often a video was tried by itself in vain.
+    """
 
     entries: tuple[Entry, ...]
     hints: tuple[Hint | None, ...]
+    times_alone: int = 0
 
     def split(self, at: int) -> tuple[Share, Share]:
         """Give the first ``at`` videos and the others."""
-        return Share(self.entries[:at], self.hints[:at]), Share(self.entries[at:], self.hints[at:])
+        first = replace(self, entries=self.entries[:at], hints=self.hints[:at])
+        return first, replace(self, entries=self.entries[at:], hints=self.hints[at:])
 
     def alone(self) -> list[Share]:
         """Give a share for each of the videos."""
@@ -92,44 +106,6 @@ def _size(entry: Entry) -> int:
         return 0
 
 
-def work_on(
-    unit: Unit,
-    share: Share,
-    jobs: Sequence[Any],
-    num_decoders: int,
-    decode_limits: DecodeLimits | None,
-    num_threads: int | None,
-) -> list[list[Outcome]]:
-    """Do a share, in a worker, on ``num_threads``: Dask gives its processes one thread for arithmetic.
-
-    Raises
-    ------
-    Stopped
-        soon after the share was cancelled, which Dask itself tells nobody who is at work.
-    """
-    import torch
-    from distributed import get_worker
-    from distributed.worker import thread_state
-
-    tasks, key = get_worker().state.tasks, thread_state.key
-
-    def check() -> None:
-        task = tasks.get(key)
-        if task is None or task.state != "executing":
-            raise Stopped(signal.SIGTERM, "because nobody waits for it")
-
-    torch.set_num_threads(num_threads or _usable_cores())
-    hints = dict(zip(share.entries, share.hints, strict=True))
-    options = {"num_decoders": num_decoders, "decode_limits": decode_limits, "hint_of": hints.get, "check": check}
-    return list(unit(share.entries, jobs, **options))
-
-
-def _usable_cores() -> int:
-    from .capacity import usable_cores
-
-    return usable_cores()
-
-
 @dataclass(slots=True)
 class DaskWorkers:
     """Gives a run's videos to the workers of a scheduler; called as `extraction.process_videos` is.
@@ -144,10 +120,12 @@ class DaskWorkers:
         what a worker does with its share.
     num_workers
         how many workers there will be; more may come.
-    num_threads
-        threads of a worker's arithmetic on CPUs, None for all cores that it may use.
+    num_cores
+        what a worker may use, None for what it knows itself.
     no_workers_seconds
         how long to wait while there is none.
+    dashboard
+        where Dask shows what its workers do, None if nowhere.
 
     Raises
     ------
@@ -158,18 +136,19 @@ class DaskWorkers:
     client: Client
     unit: Unit
     num_workers: int
-    num_threads: int | None = None
-    no_workers_seconds: float = 120.0
+    num_cores: int | None = None
+    no_workers_seconds: float = NO_WORKERS_SECONDS
+    dashboard: str | None = None
     _flying: dict[Future, Share] = field(default_factory=dict)
     _ended: SimpleQueue[Future] = field(default_factory=SimpleQueue)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __call__(
         self,
-        entries: Sequence[Entry],
+        entries: Iterable[Entry],
         jobs: Sequence[Any],
         *,
-        num_decoders: int = 0,
+        num_decoders: int | None = 0,
         decode_limits: DecodeLimits | None = None,
         hint_of: Hints = lambda _entry: None,
         on_frames: Ticker | None = None,
@@ -177,20 +156,27 @@ class DaskWorkers:
         may_start: Callable[[int], bool] = lambda _num_started: True,
         effort: Effort | None = None,
     ) -> Iterator[list[Outcome]]:
-        """Do what each video still needs; outcomes as they come. Workers do not say how far they are in a video."""
-        del on_frames
+        """Do what each video still needs; outcomes as they come.
+
+        ``num_decoders`` is of each worker, None for as many as suit it.
+        """
         began = time.perf_counter()
-        # Workers may have another working directory.
-        far = {entry.id: replace(entry, path=entry.path.absolute()) for entry in entries}
         near = {entry.id: entry for entry in entries}
-        waiting = deque(shares_of(list(far.values()), self.num_workers, lambda entry: hint_of(near[entry.id])))
-        order = (tuple(map(_far, jobs)), num_decoders, decode_limits, self.num_threads)
+        # Workers may have another working directory.
+        absolute = [replace(entry, path=entry.path.absolute()) for entry in near.values()]
+        waiting = deque(shares_of(absolute, self.num_workers, lambda entry: hint_of(near[entry.id])))
+        topic = None if on_frames is None else f"vadx-{os.getpid()}-{id(self)}-{next(self._numbers)}"
+        order = Order(self.unit, tuple(map(far, jobs)), num_decoders, decode_limits, self.num_cores, topic)
         # What was cancelled in a call before may still be told of.
         self._ended = SimpleQueue()
         watch = _Watch(self.client, self.no_workers_seconds)
-        try:
+        with ExitStack() as stack:
+            stack.callback(self._forget, effort, began)
+            mailbox = None if topic is None else stack.enter_context(Mailbox(self.client, topic))
             while waiting or self._flying:
                 check()
+                if mailbox is not None and on_frames is not None:
+                    self._tell(mailbox, near, on_frames)
                 self._send(waiting, order, may_start)
                 if not self._flying:
                     return
@@ -202,15 +188,27 @@ class DaskWorkers:
                 share = self._flying.pop(future)
                 for outcomes in self._settle(future, share, jobs, waiting):
                     yield [replace(one, path=str(near[one.id].path)) for one in outcomes]
-        finally:
-            # Where the scheduler is gone there is nothing to cancel.
-            with suppress(Exception):
-                self.client.cancel(list(self._flying), force=True)
-            self._flying.clear()
-            if effort is not None:
-                effort.seconds += time.perf_counter() - began
 
-    def _send(self, waiting: deque[Share], order: tuple[Any, ...], may_start: Callable[[int], bool]) -> None:
+    def _forget(self, effort: Effort | None, began: float) -> None:
+        # Where the scheduler is gone there is nothing to cancel.
+        with suppress(Exception):
+            self.client.cancel(list(self._flying), force=True)
+        self._flying.clear()
+        if effort is not None:
+            effort.seconds += time.perf_counter() - began
+
+    def _tell(self, mailbox: Mailbox, near: Mapping[str, Entry], on_frames: Ticker) -> None:
+        """Pass on what workers told of the videos that are not settled."""
+        reports = mailbox.read()
+        if not reports:
+            return
+        under_way = {entry.id for share in self._flying.values() for entry in share.entries}
+        for report in reports:
+            for identifier, num_frames, length in report.videos:
+                if identifier in under_way:
+                    on_frames(near[identifier], num_frames, length, report.place)
+
+    def _send(self, waiting: deque[Share], order: Order, may_start: Callable[[int], bool]) -> None:
         while waiting and len(self._flying) < 2 * max(1, self.num_workers):
             begun = sum(len(share.entries) for share in self._flying.values())
             share = waiting[0]
@@ -222,10 +220,9 @@ class DaskWorkers:
             share, rest = share.split(allowed)
             if rest.entries:
                 waiting.appendleft(rest)
-            jobs, *others = order
             # Named anew each time: Dask would take the result of a task of the same name.
             key = f"vadx-{os.getpid()}-{id(self)}-{next(self._numbers)}"
-            future = self.client.submit(work_on, self.unit, share, jobs, *others, key=key, pure=False)
+            future = self.client.submit(work_on, order, share, key=key, pure=False)
             self._flying[future] = share
             future.add_done_callback(self._ended.put)
 
@@ -240,11 +237,13 @@ class DaskWorkers:
             # A worker may end between its work and the telling: then it is done again, or ends another in turn.
             outcomes = future.result()
         except KilledWorker:
-            if len(share.entries) == 1:
-                yield [_lost(share.entries[0]) for _ in jobs]
-            else:
+            if len(share.entries) > 1:
                 # One of them may have been fatal to the others.
                 waiting.extendleft(share.alone())
+            elif share.times_alone + 1 < _TRIES_ALONE:
+                waiting.append(replace(share, times_alone=share.times_alone + 1))
+            else:
+                yield [_lost(share) for _ in jobs]
         except VadxError:
             raise
         except Exception as error:  # whatever a worker's code raised is raised here
@@ -257,15 +256,11 @@ class DaskWorkers:
 _GONE = "the scheduler {where} is gone; what was stored is safe: start it, then the same command resumes"
 
 
-def _far(job: Any) -> Any:
-    """Give a job as a worker with another working directory understands it."""
-    return replace(job, set_path=job.set_path.absolute()) if hasattr(job, "set_path") else job
-
-
-def _lost(entry: Entry) -> Outcome:
-    info = CODES["WORKER_LOST"]
+def _lost(share: Share) -> Outcome:
+    info, entry, num_tries = CODES["WORKER_LOST"], share.entries[0], (1 + _ALLOWED_FAILURES) * (1 + share.times_alone)
     message = f"{entry.path}: {info.cause}. No features were written. {info.cure[0].upper()}{info.cure[1:]}."
-    return Outcome(entry.id, str(entry.path), "failed", "tried", "WORKER_LOST", message, retriable=info.retriable)
+    told = Outcome(entry.id, str(entry.path), "failed", "tried", "WORKER_LOST", message, attempts=num_tries)
+    return replace(told, retriable=info.retriable)
 
 
 @dataclass(slots=True)
@@ -284,7 +279,7 @@ class _Watch:
             self.heard = now
         elif self.client.status == "closed" or now - self.heard > _LOST_SECONDS:
             raise ClusterError(_GONE.format(where=self.client._start_arg or ""))
-        if self.client.status != "running" or self.client.scheduler_info(n_workers=-1)["workers"]:
+        if self.client.status != "running" or self.client.scheduler_info(n_workers=1)["workers"]:
             self.had_workers = now
         elif now - self.had_workers > self.no_workers_seconds:
             msg = (
@@ -294,20 +289,14 @@ class _Watch:
             raise ClusterError(msg)
 
 
-def visible_gpus() -> list[str]:
-    """Give the GPUs of this process, each as CUDA_VISIBLE_DEVICES names it."""
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
-
-
 @contextmanager
-def local_workers(num_workers: int, unit: Unit, *, gpus: Sequence[str] = ()) -> Iterator[DaskWorkers]:
+def local_workers(
+    num_workers: int, unit: Unit, *, gpus: Sequence[str] = (), no_workers_seconds: float = NO_WORKERS_SECONDS
+) -> Iterator[DaskWorkers]:
     """Give workers of this machine, a process each, which end with the block.
 
-    With ``gpus``, as CUDA_VISIBLE_DEVICES names them, each worker sees one of them, in turn; without, the cores are
-    divided. Everything listens on the loopback interface alone.
+    With ``gpus``, as CUDA_VISIBLE_DEVICES names them, each worker sees one of them, in turn; the cores are divided in
+    any case. Everything listens on the loopback interface alone.
 
     Raises
     ------
@@ -322,13 +311,18 @@ def local_workers(num_workers: int, unit: Unit, *, gpus: Sequence[str] = ()) -> 
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    cores = max(1, _usable_cores() // num_workers)
+    hush_dask()
+    places = places_of(num_workers, gpus, usable_cores())
     with ExitStack() as stack:
         # Left to the end of the process: Dask puts locks into it once more when its scheduler is collected.
         _scratch.append(TemporaryDirectory(prefix="vadx-workers-", ignore_cleanup_errors=True))
         scratch = _scratch[-1].name
-        settings = {"temporary-directory": scratch, "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES}
+        settings = {
+            "temporary-directory": scratch,
+            "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES,
+            # A worker that ended and is not back by then, as on a busy machine, would be given up for good.
+            "distributed.deploy.lost-worker-timeout": "1000 days",
+        }
         stack.enter_context(dask.config.set(settings))
         options = {
             "nthreads": 1,
@@ -340,23 +334,42 @@ def local_workers(num_workers: int, unit: Unit, *, gpus: Sequence[str] = ()) -> 
             "silence_logs": logging.CRITICAL,
             "local_directory": scratch,
         }
-        seen = [{"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {} for number in range(num_workers)]
         workers = {
-            f"worker{number}": {"cls": Nanny, "options": {**options, "env": environment}}
-            for number, environment in enumerate(seen)
+            f"worker{number}": {"cls": Nanny, "options": {**options, "env": place.environment}}
+            for number, place in enumerate(places)
         }
         scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
         try:
             cluster = stack.enter_context(SpecCluster(workers=workers, scheduler=scheduler, silence_logs=False))
             client = stack.enter_context(Client(cluster, set_as_default=False))
+            stack.callback(_wake, cluster)
         except (OSError, RuntimeError, TimeoutError) as error:
             msg = f"workers cannot be started here ({error}); close other programs, or leave --workers out"
             raise ClusterError(msg) from error
-        yield DaskWorkers(client, unit, num_workers, None if gpus else cores)
+        yield DaskWorkers(
+            client, unit, num_workers, no_workers_seconds=no_workers_seconds, dashboard=dashboard_of(client)
+        )
+
+
+def hush_dask() -> None:
+    """Keep Dask's own words from a run's: what is to be known of it, errors say."""
+    for name in ("distributed", "distributed.client"):
+        # Dask gives the second a level of its own.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _wake(cluster: SpecCluster) -> None:
+    # The end of one that was stopped while it started would be waited for without end.
+    for nanny in cluster.workers.values():
+        with suppress(ProcessLookupError):
+            if nanny.pid:
+                os.kill(nanny.pid, signal.SIGCONT)
 
 
 @contextmanager
-def scheduler_workers(address: str, unit: Unit, *, insecure: bool = False) -> Iterator[DaskWorkers]:
+def scheduler_workers(
+    address: str, unit: Unit, *, insecure: bool = False, no_workers_seconds: float = NO_WORKERS_SECONDS
+) -> Iterator[DaskWorkers]:
     """Give the workers of a scheduler that runs already. TLS is set up as Dask's own configuration says.
 
     Raises
@@ -369,7 +382,7 @@ def scheduler_workers(address: str, unit: Unit, *, insecure: bool = False) -> It
     check_address(address, insecure=insecure)
     from distributed import Client
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    hush_dask()
     try:
         client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
@@ -377,7 +390,16 @@ def scheduler_workers(address: str, unit: Unit, *, insecure: bool = False) -> It
         raise ClusterError(msg) from error
     with client:
         num_workers = len(client.scheduler_info(n_workers=-1)["workers"])
-        yield DaskWorkers(client, unit, max(1, num_workers))
+        dashboard = dashboard_of(client) if _is_loopback(urlsplit(address).hostname or "") else None
+        yield DaskWorkers(client, unit, max(1, num_workers), no_workers_seconds=no_workers_seconds, dashboard=dashboard)
+
+
+def dashboard_of(client: Client) -> str | None:
+    """Give the address of the dashboard of a scheduler of this machine; None where Dask cannot show one."""
+    if importlib.util.find_spec("bokeh") is None:
+        return None
+    port = client.scheduler_info(n_workers=0).get("services", {}).get("dashboard")
+    return None if port is None else f"http://127.0.0.1:{port}/status"
 
 
 def check_address(address: str, *, insecure: bool) -> None:

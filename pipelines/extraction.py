@@ -22,6 +22,7 @@ from .noise import NoisyFrames
 from .settling import Result, Task, current_outcome, decide, failed_before, failed_outcome, outcome_of
 from .source import Source
 from .unfinished import Unfinished
+from .worker_reports import length_of
 
 if TYPE_CHECKING:
     from ..extract.batches import Batches
@@ -31,8 +32,11 @@ if TYPE_CHECKING:
     from ..extract.isolate import Decoders
     from ..extract.video import FrameSource
     from .inputs import Entry
+    from .worker_reports import Length
 
-Ticker = Callable[["Entry", int], None]
+Ticker = Callable[..., None]
+"""Told, of a video, how many frames were decoded so far, and its `worker_reports.Length`; of one that a worker is at,
+its `worker_reports.Place` too."""
 Hint = tuple[int, int, str]
 
 _POLL_SECONDS = 0.2
@@ -52,7 +56,7 @@ def process_video(
     a fault of the run or of vadx, and ends the run.
     """
 
-    def tick(_entry: Entry, count: int) -> None:
+    def tick(_entry: Entry, count: int, _length: Length) -> None:
         if on_frames is not None:
             on_frames(count)
 
@@ -389,7 +393,7 @@ class InFlight:
 
             def tick(count: int) -> None:
                 if self._on_frames is not None:
-                    self._on_frames(entry, count)
+                    self._on_frames(entry, count, length_of(reader.info))
 
             noise = job.recipe.noise
             frames = reader if noise is None else NoisyFrames(reader, noise, entry.id)

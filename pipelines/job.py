@@ -14,6 +14,8 @@ from ..extract.engines import DEFAULT_ENGINE
 from ..features.recipe import Recipe
 
 if TYPE_CHECKING:
+    import torch
+
     from ..extract.engine import Engine
     from .plan import Plan
 
@@ -49,8 +51,8 @@ class Outcome:
     """What became of one video.
 
     ``reason`` says why it was, or was not, worked on; ``notes`` what a person should know of a degraded one.
-    ``seconds`` is the time it took, ``video_seconds`` its own length. ``counts`` says how many of what a stage of tubes
-    holds of it.
+    ``seconds`` is the time it took, ``video_seconds`` its own length, ``attempts`` how often it was tried. ``counts``
+    says how many of what a stage of tubes holds of it.
     """
 
     id: str
@@ -67,14 +69,18 @@ class Outcome:
     retriable: bool = False
     hint: tuple[int, int, str] | None = field(default=None, repr=False)
     counts: dict[str, int] = field(default_factory=dict)
+    attempts: int = 1
 
 
-def make_job(plan: Plan, set_path: Path, options: Mapping[str, Any]) -> Job:
-    """Give the job of a plan: the batch shape is settled here, once for the run."""
+def make_job(plan: Plan, set_path: Path, options: Mapping[str, Any], device: torch.device | None = None) -> Job:
+    """Give the job of a plan: the batch shape is settled here, once for the run.
+
+    ``device`` is of those who do it, None for the one of this process that the options name.
+    """
     from ..extract.backbones import find_backbone
     from ..extract.engine import DEFAULT_BATCH, check_engine, pick_device
 
-    device = pick_device(options["device"])
+    device = device or pick_device(options["device"])
     default = DEFAULT_BATCH[device.type, find_backbone(plan.backbone).frame_wise]
     return Job(
         set_path=set_path,

@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from ..features.keys import as_text
+from .run_view import RunView
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.progress import TaskID
-
     from .inputs import Entry
     from .job import Outcome
+    from .worker_reports import Length, Place
 
 PLAIN_LINE_SECONDS = 30.0
 _OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class StartEvent(msgspec.Struct, tag_field="event", tag="start", frozen=True, omit_defaults=True):
-    """A run begins. ``run`` is its name; ``feature_set`` the folder it writes to."""
+    """A run begins. ``run`` is its name; ``feature_set`` the folder it writes to; ``dashboard`` where Dask shows its
+    workers, if it does.
+    """
 
     run: str
     feature_set: str
@@ -33,10 +35,12 @@ class StartEvent(msgspec.Struct, tag_field="event", tag="start", frozen=True, om
     num_videos: int
     batch: int
     device: str
+    dashboard: str | None = None
 
 
 class VideoEvent(msgspec.Struct, tag_field="event", tag="video", frozen=True, omit_defaults=True):
-    """One video is settled. ``status`` is done, current, degraded or failed; ``code`` is stable when failed.
+    """One video is settled. ``status`` is done, current, degraded or failed; ``code`` is stable when failed, and
+    ``attempts`` is how often it was tried.
 
     ``feature_set`` is the name of the set that this is about, where a run writes to several.
     """
@@ -55,6 +59,7 @@ class VideoEvent(msgspec.Struct, tag_field="event", tag="video", frozen=True, om
     retriable: bool = False
     feature_set: str | None = None
     counts: dict[str, int] = {}
+    attempts: int = 1
 
 
 class SummaryEvent(msgspec.Struct, tag_field="event", tag="summary", frozen=True):
@@ -115,10 +120,13 @@ class Tally:
 
 
 class Display(Protocol):
-    """What a run tells while it goes on."""
+    """What a run tells while it goes on. What is told of frames is for those alone that ``shows_frames``."""
+
+    @property
+    def shows_frames(self) -> bool: ...
 
     def start(self, entries: Sequence[Entry]) -> None: ...
-    def frames(self, entry: Entry, num_frames: int) -> None: ...
+    def frames(self, entry: Entry, num_frames: int, length: Length, place: Place | None = None) -> None: ...
     def end(self, outcome: Outcome, tally: Tally) -> None: ...
     def stop(self) -> None: ...
 
@@ -126,8 +134,10 @@ class Display(Protocol):
 class QuietDisplay:
     """Says nothing."""
 
+    shows_frames = False
+
     def start(self, entries: Sequence[Entry]) -> None: ...
-    def frames(self, entry: Entry, num_frames: int) -> None: ...
+    def frames(self, entry: Entry, num_frames: int, length: Length, place: Place | None = None) -> None: ...
     def end(self, outcome: Outcome, tally: Tally) -> None: ...
     def stop(self) -> None: ...
 
@@ -135,143 +145,32 @@ class QuietDisplay:
 class PlainDisplay(QuietDisplay):
     """A line now and then, for logs. With ``verbose`` a line for every video."""
 
+    shows_frames = True
+
     def __init__(self, *, verbose: bool = False) -> None:
         self._verbose = verbose
         self._last = time.perf_counter()
-        self._frames_before = 0
-        self._running: dict[str, int] = {}
+        self._view = RunView()
         self._num_videos = 0
-        self._started = self._last
 
     def start(self, entries: Sequence[Entry]) -> None:
         self._num_videos = len(entries)
-        self._started = self._last = time.perf_counter()
+        self._last = time.perf_counter()
+        self._view.start(entries, self._last)
 
-    def frames(self, entry: Entry, num_frames: int) -> None:
-        self._running[entry.id] = num_frames
+    def frames(self, entry: Entry, num_frames: int, length: Length, place: Place | None = None) -> None:
         now = time.perf_counter()
+        self._view.frames(entry.id, num_frames, length, place, now)
         if now - self._last >= PLAIN_LINE_SECONDS:
             self._last = now
-            total = self._frames_before + sum(self._running.values())
-            print(
-                f"{entry.id}: frame {num_frames}; {total} frames in all, {total / (now - self._started):.0f} frames/s",
-                file=sys.stderr,
-            )
+            where = "" if place is None else f" on {place.worker}"
+            line = f"{printable(entry.id)}{where}: frame {num_frames}; {self._view.overall(now).text}"
+            print(line, file=sys.stderr)
 
     def end(self, outcome: Outcome, tally: Tally) -> None:
-        self._frames_before += self._running.pop(outcome.id, 0)
+        self._view.end(outcome, tally.num_videos)
         if self._verbose or outcome.status == "failed":
             print(f"[{len(tally.outcomes)}/{self._num_videos}] {describe(outcome)}", file=sys.stderr)
-
-
-class RichDisplay(QuietDisplay):
-    """An overall bar by frames with ETA and speed, and a line for each running video."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[speed]}", markup=False),
-            TimeRemainingColumn(compact=True),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._overall = self._progress.add_task("Overall", total=None, speed="")
-        self._sizes: dict[str, int] = {}
-        self._running: dict[str, _Running] = {}
-        self._seen_bytes = 0
-        self._seen_frames = 0
-        self._seen_seconds = 0.0
-        self._started = time.perf_counter()
-
-    def start(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            try:
-                self._sizes[entry.id] = entry.path.stat().st_size if entry.path.is_file() else 0
-            except OSError:
-                self._sizes[entry.id] = 0
-        self._started = time.perf_counter()
-        self._progress.start()
-
-    def frames(self, entry: Entry, num_frames: int) -> None:
-        if entry.id not in self._running:
-            declared, fps = _declared(entry)
-            task = self._progress.add_task(printable(entry.id), total=declared, speed="")
-            self._running[entry.id] = _Running(task, declared, fps, time.perf_counter())
-        running = self._running[entry.id]
-        running.num_frames = num_frames
-        now = time.perf_counter()
-        self._progress.update(
-            running.task,
-            completed=num_frames,
-            total=max(running.num_declared, num_frames) if running.num_declared else None,
-            speed=f"{num_frames / max(now - running.began, 1e-9):.0f} frames/s",
-        )
-        elapsed = max(now - self._started, 1e-9)
-        frames = self._seen_frames + sum(one.num_frames for one in self._running.values())
-        seconds = self._seen_seconds + sum(one.seconds for one in self._running.values())
-        self._progress.update(
-            self._overall,
-            completed=frames,
-            total=self._expected_frames(),
-            speed=f"{frames / elapsed:.0f} frames/s  ×{seconds / elapsed:.1f} real time",
-        )
-
-    def end(self, outcome: Outcome, tally: Tally) -> None:
-        if outcome.id in self._running:
-            self._progress.remove_task(self._running.pop(outcome.id).task)
-        self._seen_frames += outcome.num_frames
-        self._seen_seconds += outcome.video_seconds
-        size = self._sizes.pop(outcome.id, 0)
-        # Only what was decoded says how many frames a byte holds.
-        self._seen_bytes += size if outcome.num_frames else 0
-        description = f"Overall {len(tally.outcomes)}/{tally.num_videos}"
-        self._progress.update(self._overall, description=description, completed=self._seen_frames)
-        if outcome.status == "failed":
-            self._progress.console.print(describe(outcome), style="red", markup=False, highlight=False)
-
-    def stop(self) -> None:
-        self._progress.stop()
-
-    def _expected_frames(self) -> float | None:
-        """Estimate all frames of the run: those seen, and for files not yet opened the frames a byte seen so far."""
-        seen_bytes = self._seen_bytes + sum(self._sizes.get(name, 0) for name in self._running)
-        own_frames = sum(max(one.num_declared or 0, one.num_frames) for one in self._running.values())
-        seen_frames = self._seen_frames + own_frames
-        waiting = sum(size for name, size in self._sizes.items() if name not in self._running)
-        return seen_frames + waiting * seen_frames / seen_bytes if seen_bytes else None
-
-
-@dataclass(slots=True)
-class _Running:
-    task: TaskID
-    num_declared: int | None
-    fps: float
-    began: float
-    num_frames: int = 0
-
-    @property
-    def seconds(self) -> float:
-        return self.num_frames / self.fps if self.fps else 0.0
-
-
-def _declared(entry: Entry) -> tuple[int | None, float]:
-    """Give a video's declared number of frames, for the length of its bar only, and its frame rate."""
-    from ..errors import VideoError
-    from ..extract.video import VideoReader
-
-    try:
-        with VideoReader(entry.path) as reader:
-            info = reader.info
-    except VideoError:
-        return None, 0.0
-    if info.num_frames_declared is None and info.duration_seconds:
-        return round(info.duration_seconds * info.fps), info.fps
-    return info.num_frames_declared, info.fps
 
 
 def make_display(*, json_lines: bool, quiet: bool, verbose: bool) -> Display:
@@ -279,6 +178,8 @@ def make_display(*, json_lines: bool, quiet: bool, verbose: bool) -> Display:
     if quiet or json_lines:
         return QuietDisplay()
     if sys.stderr.isatty() and not verbose:
+        from .live_view import RichDisplay
+
         return RichDisplay()
     return PlainDisplay(verbose=verbose)
 
@@ -286,7 +187,8 @@ def make_display(*, json_lines: bool, quiet: bool, verbose: bool) -> Display:
 def describe(outcome: Outcome) -> str:
     """Say in one line what became of a video."""
     if outcome.status == "failed":
-        return f"error[{outcome.code}] {printable(outcome.message or '')}"
+        tried = f" Tried {outcome.attempts} times." if outcome.attempts > 1 else ""
+        return f"error[{outcome.code}] {printable(outcome.message or '')}{tried}"
     notes = f" ({'; '.join(outcome.notes)})" if outcome.notes else ""
     if outcome.status == "current":
         return f"current {printable(outcome.id)}"

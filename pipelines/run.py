@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from ..errors import StoreWriteError, VadxError
-from ..features.index import load_index
+from ..features.index import keep_hints, load_index
 from ..features.keys import as_text
 from ..features.store import open_shard_set
 from .capacity import bottleneck
@@ -24,6 +24,7 @@ from .extraction import Effort, process_videos
 from .job import Outcome
 from .policy import Allowance, FailureLimit
 from .progress import StartEvent, SummaryEvent, Tally, video_event
+from .retrying import Process, retrying
 from .source import Source
 from .stopping import StopSignals
 
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-
-Process = Callable[..., "Iterator[list[Outcome]]"]
-"""`extraction.process_videos`, or what does the same for other jobs: it takes videos, jobs and the same options."""
 
 COLLISION = "its id {id!r} is also that of another input (letter case does not count)"
 
@@ -146,9 +144,10 @@ def run_videos(
     limit: int | None = None,
     failures: FailureLimit | None = None,
     stop_after_seconds: float | None = None,
-    num_decoders: int = 0,
+    num_decoders: int | None = 0,
     decode_limits: DecodeLimits | None = None,
     effort: Effort | None = None,
+    dashboard: str | None = None,
     emit: Callable[[bytes], Any] = lambda _line: None,
     process: Process | None = None,
 ) -> str | None:
@@ -158,7 +157,8 @@ def run_videos(
     many videos that had to be worked on, ``failures`` after so many that failed: those under way are still finished,
     and the reason is returned. After ``stop_after_seconds`` it ends as by a signal. ``emit`` is given every event as
     one line of JSON; with several sets a video's events name theirs. What is finished stays finished, however the run
-    ends. ``num_decoders``, ``decode_limits`` and ``effort`` as in `process_videos`.
+    ends. ``num_decoders``, ``decode_limits`` and ``effort`` as in `process_videos`; what may come back is tried again,
+    as `retrying` says. ``dashboard`` is the address of Dask's, where workers have one.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def run_videos(
     hints: dict[str, tuple[int, int, str]] = {}
     for run in runs:
         hints.update(load_index(run.job.set_path / "index.json").sources)
-        emit(run.log.write(_start(run)))
+        emit(run.log.write(_start(run, dashboard)))
     new_hints: dict[str, tuple[int, int, str]] = {}
     exit_code = 1
     effort = effort or Effort()
@@ -179,7 +179,7 @@ def run_videos(
     with StopSignals(stop_after_seconds) as stop:
         try:
             jobs = [run.job for run in runs]
-            work = process or process_videos
+            work = retrying(process or process_videos)
             if decode_limits is not None:
                 work = partial(work, decode_limits=decode_limits)
             for outcomes in _outcomes(
@@ -215,10 +215,20 @@ def run_videos(
             for run in runs:
                 # The index is derived: a disk that refuses it must not hide why the run ended.
                 with suppress(StoreWriteError):
-                    open_shard_set(run.job.set_path).save_index(new_hints)
+                    _save_index(run.job.set_path, new_hints, in_haste=stop.exit_code is not None)
                 own_code = exit_code if exit_code != 3 else 3 * bool(run.tally.failed)
                 emit(run.log.write(_summary(run.tally, run.log.name, effort, stop.exit_code or own_code)))
     return allowance.stop_reason
+
+
+def _save_index(set_path: Path, hints: dict[str, tuple[int, int, str]], *, in_haste: bool) -> None:
+    feature_set = open_shard_set(set_path)
+    if in_haste:
+        # Of every new shard the header is read for its line, and a run that is told to end has ten seconds. Without
+        # hints, the next run would read all videos.
+        keep_hints(feature_set.index_path, feature_set.tmp, hints)
+    else:
+        feature_set.save_index(hints)
 
 
 _SEVERITY = ("current", "done", "degraded", "failed")
@@ -228,10 +238,10 @@ def _severity(outcome: Outcome) -> int:
     return _SEVERITY.index(outcome.status)
 
 
-def _start(run: JobRun) -> StartEvent:
+def _start(run: JobRun, dashboard: str | None) -> StartEvent:
     job = run.job
     set_path = as_text(str(job.set_path))
-    return StartEvent(run.log.name, set_path, job.recipe.digest, run.tally.num_videos, job.batch, job.device)
+    return StartEvent(run.log.name, set_path, job.recipe.digest, run.tally.num_videos, job.batch, job.device, dashboard)
 
 
 def _outcomes(
@@ -242,7 +252,7 @@ def _outcomes(
     display: Display,
     stop: StopSignals,
     allowance: Allowance,
-    num_decoders: int,
+    num_decoders: int | None,
     effort: Effort,
     process: Process,
 ) -> Iterator[list[Outcome]]:
@@ -253,7 +263,7 @@ def _outcomes(
         jobs,
         num_decoders=num_decoders,
         hint_of=lambda entry: hints.get(str(entry.path.absolute())),
-        on_frames=display.frames,
+        on_frames=display.frames if display.shows_frames else None,
         check=stop.check,
         may_start=allowance.covers,
         effort=effort,

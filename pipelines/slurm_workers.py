@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import logging
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..errors import ClusterError, UsageError
-from .cluster import DaskWorkers, Unit
+from .cluster import DaskWorkers, dashboard_of, hush_dask
+from .share_work import Unit
 
 _NEEDS = "pip install 'vadx[slurm]'"
 
@@ -88,11 +88,13 @@ _TYPES: Mapping[str, type] = {
 
 
 @contextmanager
-def slurm_workers(settings: ClusterSettings, unit: Unit, num_videos: int) -> Iterator[DaskWorkers]:
+def slurm_workers(
+    settings: ClusterSettings, unit: Unit, num_videos: int, *, no_workers_seconds: float = math.inf
+) -> Iterator[DaskWorkers]:
     """Give workers that SLURM starts; a job that is lost is replaced, and all end with the block.
 
     What they say to each other is encrypted, with keys made for this run, which lie in a folder of this user that the
-    nodes see.
+    nodes see. A job may wait for days in its queue, so that by default a run waits for ever while there is no worker.
 
     Raises
     ------
@@ -108,7 +110,7 @@ def slurm_workers(settings: ClusterSettings, unit: Unit, num_videos: int) -> Ite
     except ImportError as error:
         msg = f"--cluster needs {error.name or 'dask-jobqueue'}: {_NEEDS}"
         raise ClusterError(msg) from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    hush_dask()
     num_jobs = max(1, min(settings.workers, num_videos))
     with ExitStack() as stack:
         shared = Path(stack.enter_context(TemporaryDirectory(prefix=".vadx-", dir=Path.home())))
@@ -148,5 +150,4 @@ def slurm_workers(settings: ClusterSettings, unit: Unit, num_videos: int) -> Ite
         except (OSError, RuntimeError, ValueError, TimeoutError) as error:
             msg = f"SLURM starts no workers ({error}); see whether sbatch works here, or leave --cluster out"
             raise ClusterError(msg) from error
-        # A job may wait for days in its queue.
-        yield DaskWorkers(client, unit, num_jobs, None if settings.gpus else settings.cpus, math.inf)
+        yield DaskWorkers(client, unit, num_jobs, settings.cpus, no_workers_seconds, dashboard_of(client))

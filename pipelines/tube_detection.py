@@ -18,6 +18,7 @@ from ..features.checkpoint import Checkpoint
 from ..features.keys import key_of
 from ..features.shard_set import PARTIAL_CODES
 from .tube_shards import detection_arrays, facts_mapping
+from .worker_reports import length_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -246,7 +247,7 @@ def blocks_of(
                 break
             yield block
             if on_frames is not None:
-                on_frames(entry, block.start + len(block.frames))
+                on_frames(entry, block.start + len(block.frames), length_of(reader.info))
         if facts is not None:
             facts.append(reader.facts())
     finally:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,9 +15,7 @@ if TYPE_CHECKING:
     from ...extract.decode_limits import DecodeLimits
     from ...features.stage_set import StageSet
     from ...features.store import FeatureSet, Store
-    from ..cluster import DaskWorkers
     from ..inputs import Inputs
-    from ..run import Process
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -109,57 +106,6 @@ def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
         return function
 
     return add
-
-
-def worker_options(function: F) -> F:
-    """Add where a run's videos are worked on."""
-    for option in (
-        click.option("--insecure-scheduler", is_flag=True, help="Allow a --scheduler beyond this machine without TLS."),
-        click.option("--cluster", metavar="NAME", help="Work on SLURM's nodes, as [cluster.NAME] in vadx.toml says."),
-        click.option(
-            "--scheduler", metavar="ADDRESS", help="Work on the workers of a Dask scheduler, tcp://HOST:PORT."
-        ),
-        click.option("--workers", type=click.IntRange(1, 256), help="Work in so many processes, each with its GPU."),
-    ):
-        function = option(function)
-    return function
-
-
-@contextmanager
-def opened_workers(options: dict[str, Any], unit: Process, device: str, num_videos: int) -> Iterator[Process | None]:
-    """Start or reach the workers that `worker_options` ask for; None where all is done in this process.
-
-    Raises
-    ------
-    UsageError, ClusterError
-        as `cluster.local_workers`, `cluster.scheduler_workers` and `slurm_workers.slurm_workers`.
-    """
-    named = [f"--{name}" for name in ("workers", "scheduler", "cluster") if options[name] is not None]
-    if len(named) > 1:
-        msg = f"{' and '.join(named)} each say where to work: give one of them"
-        raise UsageError(msg)
-    if not named:
-        yield None
-        return
-    with _workers(options, unit, device, num_videos) as workers:
-        yield workers
-
-
-def _workers(
-    options: dict[str, Any], unit: Process, device: str, num_videos: int
-) -> AbstractContextManager[DaskWorkers]:
-    from ..cluster import local_workers, scheduler_workers, visible_gpus
-
-    if options["workers"] is not None:
-        gpus = visible_gpus() if device.startswith("cuda") else []
-        return local_workers(options["workers"], unit, gpus=gpus)
-    if options["scheduler"] is not None:
-        return scheduler_workers(options["scheduler"], unit, insecure=options["insecure_scheduler"])
-    from ..config import cluster_tables
-    from ..slurm_workers import cluster_settings, slurm_workers
-
-    path, tables = cluster_tables()
-    return slurm_workers(cluster_settings(path, options["cluster"], tables), unit, num_videos)
 
 
 def run_limits(options: dict[str, Any]) -> dict[str, Any]:

@@ -15,17 +15,17 @@ from .common import (
     decoding_options,
     engine_option,
     find_part,
-    opened_workers,
     out_option,
     run_limits,
     run_options,
-    worker_options,
 )
+from .worker_options import device_of, is_elsewhere, opened_workers, worker_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...features.store import FeatureSet
+    from ..cluster import DaskWorkers
     from ..extraction import Effort
     from ..inputs import Inputs
     from ..job import Job
@@ -122,10 +122,10 @@ def _distinct(plans: Sequence[Plan]) -> list[Plan]:
 def _check_runnable(plans: Sequence[Plan], options: dict[str, Any]) -> None:
     """Raise `UsageError` for what would only fail after the work, before anything is made."""
     from ...extract.backbones import find_backbone
-    from ...extract.engine import check_engine, pick_device
+    from ...extract.engine import check_engine
 
     for plan in plans:
-        check_engine(options["engine"], plan.recipe.precision, pick_device(options["device"]))
+        check_engine(options["engine"], plan.recipe.precision, device_of(options))
     if options["show_pred"] and (options["as_json"] or options["quiet"]):
         msg = "--show-pred prints for people: leave --json and --quiet out"
         raise UsageError(msg)
@@ -188,7 +188,7 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any], limi
     jobs = []
     for plan in plans:
         feature_set = store.create(plan.recipe, slug=plan.slug, preset=plan.preset_name, weights_name=plan.weights_name)
-        jobs.append(make_job(plan, feature_set.path, options))
+        jobs.append(make_job(plan, feature_set.path, options, device_of(options)))
         if talks:
             _announce(plan, feature_set)
     if talks:
@@ -197,7 +197,7 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any], limi
     emit = click.echo if options["as_json"] else lambda _line: None
     display = make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"])
     runs = start_runs(jobs, len(found.entries) + len(found.colliding))
-    num_decoders = decoders_of(options, plans)
+    num_decoders = decoders_of_run(options, plans)
     effort = Effort()
     try:
         with opened_workers(options, process_videos, jobs[0].device, len(found.entries)) as workers:
@@ -209,6 +209,7 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any], limi
                 **limits,
                 num_decoders=num_decoders,
                 effort=effort,
+                dashboard=say_dashboard(workers, talks=talks),
                 emit=emit,
                 process=workers,
             )
@@ -232,10 +233,26 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any], limi
                 _show_predictions(plan, run)
         for run in runs:
             report(run)
-        if not any(options[name] for name in ("workers", "scheduler", "cluster")):
+        if num_decoders is not None and not is_elsewhere(options):
             # What other processes waited for, they keep to themselves.
             advise(effort, jobs[0], num_decoders)
     return 3 if any(run.tally.failed for run in runs) else 0
+
+
+def say_dashboard(workers: DaskWorkers | None, *, talks: bool) -> str | None:
+    """Give the address at which Dask shows what workers do, and tell it, if there is one."""
+    dashboard = None if workers is None else workers.dashboard
+    if dashboard is not None and talks:
+        say(f"Dask shows what its workers do at {dashboard}")
+    return dashboard
+
+
+def decoders_of_run(options: dict[str, Any], plans: Sequence[Plan]) -> int | None:
+    """Give the number of decoding processes of a run, or of each of its workers; None where they know better."""
+    takes_native = any(plan.recipe.transform.takes_native for plan in plans)
+    if is_elsewhere(options) and options["decoders"] is None and not takes_native:
+        return None
+    return decoders_of(options, plans)
 
 
 def decoders_of(options: dict[str, Any], plans: Sequence[Plan]) -> int:

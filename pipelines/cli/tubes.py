@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from ...detectors.detector import DEFAULT_SCORE_THRESHOLD
 from ...errors import UsageError, VadxError
 from .common import decode_limits, decoding_options, find_part, out_option, run_limits, run_options
+from .worker_options import opened_workers, worker_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,6 +84,7 @@ _DEFAULT_NETWORK = "c3d"
 )
 @click.option("--overlay", type=click.Path(path_type=Path), help="Draw the tubes into a video: a file or a folder.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="A picture of the longest tubes: a file or a folder.")
+@worker_options
 @decoding_options
 @run_options(force="Do every stage of every video again.", verbose="Print a line for every stage of every video.")
 @click.pass_context
@@ -247,7 +249,7 @@ def _run(
     from ..run import run_videos, start_runs
     from ..tube_plan import make_jobs
     from ..tubing import process_tubes
-    from .extract import say
+    from .extract import say, say_dashboard
 
     talks = not (options["quiet"] or options["as_json"])
     jobs = make_jobs(plans, Store(options["out"]), {name: options[name] for name in _FLAGS})
@@ -258,18 +260,22 @@ def _run(
         passed = f"; {found.num_passed_over} other files passed over" if found.num_passed_over else ""
         say(f"{num_videos} videos{passed}")
     runs = start_runs(jobs, num_videos)
+    # Boxes of files are linked on CPUs, but tubes may have features.
+    device = next((job.device for job in jobs if job.device != "cpu"), "cpu")
     try:
-        reason = run_videos(
-            found.entries,
-            found.colliding,
-            runs,
-            display=make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"]),
-            **limits,
-            num_decoders=options["decoders"],
-            effort=Effort(),
-            emit=click.echo if options["as_json"] else lambda _line: None,
-            process=process_tubes,
-        )
+        with opened_workers(options, process_tubes, device, len(found.entries)) as workers:
+            reason = run_videos(
+                found.entries,
+                found.colliding,
+                runs,
+                display=make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"]),
+                **limits,
+                num_decoders=options["decoders"],
+                effort=Effort(),
+                dashboard=say_dashboard(workers, talks=talks),
+                emit=click.echo if options["as_json"] else lambda _line: None,
+                process=workers or process_tubes,
+            )
     except VadxError:
         if talks:
             _report(runs)

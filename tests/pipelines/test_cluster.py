@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import vadx_units
@@ -22,6 +23,7 @@ from vadx.errors import ClusterError, StoreWriteError, UsageError
 from vadx.pipelines import cluster
 from vadx.pipelines.cluster import DaskWorkers, Share, check_address, local_workers, scheduler_workers, shares_of
 from vadx.pipelines.inputs import Entry
+from vadx.pipelines.worker_reports import Length, Place
 
 from .forking import IDS, TINY, events, shard_hashes, statuses
 
@@ -107,10 +109,11 @@ class TestShares:
         assert share.hints == ((1, 2, "a"),)
 
     def test_a_share_is_split_and_taken_apart(self) -> None:
-        three = Share(tuple(Entry(name, Path(name)) for name in "abc"), (None, (1, 2, "x"), None))
+        three = Share(tuple(Entry(name, Path(name)) for name in "abc"), (None, (1, 2, "x"), None), times_alone=2)
         first, rest = three.split(2)
         assert [entry.id for entry in first.entries] == ["a", "b"]
         assert rest.hints == (None,)
+        assert (first.times_alone, rest.times_alone) == (2, 2)
         assert [share.hints for share in three.alone()] == [(None,), ((1, 2, "x"),), (None,)]
 
 
@@ -197,6 +200,26 @@ class TestUnits:
         # And the workers are free for others.
         assert len(list(workers(entries(tmp_path, "v1", "v2"), [notes]))) == 2
 
+    def test_workers_tell_how_far_they_are(self, workers: DaskWorkers, tmp_path: Path) -> None:
+        told: list[tuple[str, int, Length, Place]] = []
+
+        def on_frames(entry: Entry, *how_far: Any) -> None:
+            told.append((entry.id, *how_far))
+
+        ticking = DaskWorkers(workers.client, vadx_units.ticking, 2)
+        videos = entries(tmp_path, "a", "b", num_bytes=1)
+        outcomes = list(ticking(videos, ["job"], on_frames=on_frames))
+        assert {(one.id, one.notes) for (one,) in outcomes} == {("a", ("told",)), ("b", ("told",))}
+        assert {place.worker for *_, place in told} == {"worker0", "worker1"}
+        assert {length for *_, length, _ in told} == {Length(50, 25.0)}
+        for name in "ab":
+            counts = [count for one, count, *_ in told if one == name]
+            assert counts
+            assert counts == sorted(set(counts))
+            assert set(counts) <= set(range(1, 51))
+        # Where nobody looks, nothing is told.
+        assert {one.notes for (one,) in ticking(videos, ["job"])} == {("silent",)}
+
 
 @pytest.fixture(params=["here", "workers", "scheduler"])
 def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
@@ -220,6 +243,41 @@ def test_the_contract_of_every_kind(
     assert {line["id"]: line["code"] for line in events(ran, "video") if "code" in line} == {"junk": "VIDEO_NOT_VIDEO"}
     assert shard_hashes(tmp_path / "other") == shard_hashes(store)
     assert events(ran, "summary")[0]["exit_code"] == 3
+
+
+TUBES = (
+    *("tubes", "--detector", "tiny-boxes", "--device", "cpu", "--backbone", "tiny", "--backbone-weights", "random"),
+    *("--min-length-unary", "10", "--min-length-multivariate", "10"),
+)
+
+
+@pytest.mark.parametrize("where", ["workers", "scheduler"], indirect=True)
+def test_tubes_are_the_same_wherever_they_are_made(
+    where: tuple[str, ...], six_videos: Path, vadx_here: Vadx, tmp_path: Path
+) -> None:
+    assert vadx_here(*TUBES, six_videos, "--out", "near").code == 0
+    ran = vadx_here(*TUBES, six_videos, "--out", "far", *where, "--json")
+    assert ran.code == 0, ran.err
+    assert {line["status"] for line in events(ran, "video")} == {"done"}
+    near = shard_hashes(tmp_path / "near")
+    assert len(near) == 3 * len(IDS)
+    assert shard_hashes(tmp_path / "far") == near
+
+
+def test_boxes_of_files_are_found_from_another_working_directory(
+    workers: DaskWorkers, six_videos: Path, vadx_here: Vadx, tmp_path: Path
+) -> None:
+    for identifier in IDS:
+        file = tmp_path / "boxes" / f"{identifier}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(f"{frame},1,{frame},8,16,16,0.9,-1,-1,-1\n" for frame in range(1, 13)))
+    command = ("tubes", "--detections", "boxes", "--format", "mot", "--stage", "link", "--min-length-unary", "10")
+    relative = os.path.relpath(six_videos, tmp_path)
+    assert vadx_here(*command, relative, "--out", "near").code == 0
+    ran = vadx_here(*command, relative, "--out", "far", "--scheduler", workers.client.scheduler.address)
+    assert ran.code == 0, ran.err
+    assert len(shard_hashes(tmp_path / "near")) == 2 * len(IDS)
+    assert shard_hashes(tmp_path / "far") == shard_hashes(tmp_path / "near")
 
 
 def test_workers_and_a_scheduler_contradict_each_other(six_videos: Path, vadx_here: Vadx) -> None:

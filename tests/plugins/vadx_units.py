@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vadx.errors import StoreWriteError
+from vadx.pipelines import worker_reports
 from vadx.pipelines.inputs import Entry
 from vadx.pipelines.job import Outcome
 
@@ -30,3 +31,32 @@ def noting(entries: Sequence[Entry], jobs: Sequence[Any], **options: Any) -> Ite
             time.sleep(0.05)
             options["check"]()
         yield [Outcome(entry.id, str(entry.path), "done", "new") for _ in jobs]
+
+
+BYTES_A_SECOND = 1_000_000
+
+
+def sleeping(entries: Sequence[Entry], jobs: Sequence[Any], **_options: Any) -> Iterator[list[Outcome]]:
+    """Take as long for a video as the size of its file says, and do nothing."""
+    for entry in entries:
+        num_bytes = entry.path.stat().st_size
+        if num_bytes:
+            time.sleep(num_bytes / BYTES_A_SECOND)
+        yield [Outcome(entry.id, str(entry.path), "done", "new") for _ in jobs]
+
+
+def ticking(entries: Sequence[Entry], jobs: Sequence[Any], **options: Any) -> Iterator[list[Outcome]]:
+    """Tell of 50 frames of each video, a hundred a second, and note whether somebody listens."""
+    on_frames = options.get("on_frames")
+    # Ten times as often as a run's workers tell, so that nobody waits.
+    often, worker_reports.REPORT_SECONDS = worker_reports.REPORT_SECONDS, 0.1
+    try:
+        for entry in entries:
+            for count in range(1, 51):
+                if on_frames is not None:
+                    time.sleep(0.01)
+                    on_frames(entry, count, worker_reports.Length(50, 25.0))
+            notes = ("silent",) if on_frames is None else ("told",)
+            yield [Outcome(entry.id, str(entry.path), "done", "new", notes=notes) for _ in jobs]
+    finally:
+        worker_reports.REPORT_SECONDS = often
