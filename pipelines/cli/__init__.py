@@ -37,6 +37,7 @@ COMMANDS = {
     "verify": "stores",
     "gc": "stores",
     "runs": "runs",
+    "worker": "worker",
     "slurm-script": "slurm",
     "probe": "machine",
     "doctor": "machine",
