@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ import pytest
 from support import Ran
 from vadx.features import Store
 from vadx.pipelines.cli import run as run_cli
+from vadx.pipelines.demo import synthesize
 from vadx.pipelines.predictions import predict
 
 # Of the stored features of bikes.mp4 (a street in Brussels, cut from several shots) through the network's own head,
@@ -79,6 +81,8 @@ def test_without_a_registry_the_demo_says_that_nothing_is_real(vadx_here: Callab
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VADX_OFFLINE", "1")
         patch.setattr("vadx.pipelines.demo.CLIP_LENGTH", 16)
+        # Two clips of each video: a clip costs the network half a second.
+        patch.setattr("vadx.pipelines.demo.synthesize", partial(synthesize, num_frames=32))
         ran = vadx_here("demo", "--device", "cpu")
     assert ran.code == 0
     assert ran.err.count("NOT REAL") == 2
