@@ -260,6 +260,17 @@ def write_index(index: Index, path: Path, tmp: Path, *, hints: Mapping[str, Hint
     publish_bytes(b"".join([_head(), names, rows, _check("listing", names, rows), *kept]), path, tmp, replace=True)
 
 
+def keep_hints(path: Path, tmp: Path, hints: Mapping[str, Hint]) -> None:
+    """Add hints to an index and leave its listing as it is: no shard is opened, however many are new.
+
+    Raises
+    ------
+    StoreWriteError
+        if the disk refused.
+    """
+    write_index(load_index(path), path, tmp, hints=hints)
+
+
 def _hint_line(hints: Mapping[str, Hint]) -> bytes:
     paths = sorted(hints)
     rows = np.array([hints[path][:2] for path in paths], _HINT)

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from vadx_chaos import (
@@ -23,9 +24,13 @@ from vadx_chaos import (
 )
 
 from support import Ran, make_video
+from vadx.features import index
 from vadx.features.keys import key_of
+from vadx.features.shard import ShardOutline
+from vadx.pipelines import run
+from vadx.pipelines.extraction import process_videos
 
-from .forking import TINY, events, shard_hashes
+from .forking import TINY, events, only_set, shard_hashes
 
 Vadx = Callable[..., Ran]
 
@@ -93,6 +98,33 @@ def test_kills_and_bad_videos_cost_no_more_than_they_must(
     assert shard_hashes(tmp_path / "store") == shard_hashes(tmp_path / "quiet")
     good = [one for one in decodes(tmp_path / "notes") if one.name not in MISHAPS]
     assert too_often(good, struck, by_name(tmp_path)) == {}, "\n".join(map(str, [*good, *struck]))
+
+
+def test_a_run_that_is_told_to_end_opens_no_shard_for_its_index(
+    six_videos: Path, vadx_here: Vadx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    really = index.read_outline
+
+    def noting(path: Path) -> ShardOutline:
+        opened.append(path)
+        return really(path)
+
+    def stopping(entries: Any, jobs: Any, **options: Any) -> Any:
+        for number, outcomes in enumerate(process_videos(entries, jobs, **options)):
+            yield outcomes
+            if number == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(index, "read_outline", noting)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "process_videos", stopping)
+        assert vadx_here(*TINY, six_videos, "--out", "store").code == 143
+    assert opened == []
+    # But what was hashed is not hashed again.
+    assert len(index.load_index(only_set(tmp_path / "store") / "index.json").sources) == 2
+    assert vadx_here(*TINY, six_videos, "--out", "store").code == 0
+    assert len(opened) == 6
 
 
 def by_name(folder: Path) -> dict[str, float]:
