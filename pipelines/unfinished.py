@@ -5,12 +5,14 @@ while the video is on its way, a block at a time. The same command finds it afte
 from its start, which gives timestamps and damage as ever, and runs the network on the clips that are not there.
 Nothing of it shows in the shard, byte for byte, for a value does not depend on what shares its batch.
 
-The file belongs to its source's sha256, as the shard does, and to all else that could change a value: to a file that
-has changed, or to another recipe, engine, batch shape or version of what computes, it is nothing.
+What is kept belongs to the sha256 of its source, as the shard does, and to all else that could change a value: it is
+nothing to a video that has changed, or to another recipe, engine, batch shape or version of what computes.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from typing import TYPE_CHECKING, Any, Self
 
@@ -64,8 +66,8 @@ class Unfinished:
 
     def __init__(self, task: Task, identifier: str, engine: Engine, source: Source, digest: Future[str]) -> None:
         self.num_known = 0
-        self._tmp, self._name = task.feature_set.tmp, key_of(identifier)
-        self._spool = ClipSpool(self._tmp, self._name, task.job.recipe.dtype)
+        self._tmp = task.feature_set.tmp
+        self._spool = ClipSpool(self._tmp, key_of(identifier), task.job.recipe.dtype)
         self._source, self._digest = source, digest
         # --strict changes what the decoder does about damage; who forces a video wants nothing that is older.
         self._identity: Mapping[str, Any] = {
@@ -75,6 +77,9 @@ class Unfinished:
             "force": task.job.force,
             "provenance": {**engine.provenance, **software_versions(task.job.recipe)},
         }
+        # A file each: a node whose GPU is gone, or another --batch by mistake, must not cost what others had finished.
+        kind = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()[:8]
+        self._name = f"{key_of(identifier)}.{kind}"
         self._is_there = (self._tmp / f"{self._name}{CHECKPOINT_SUFFIX}").exists()
         self._kept: Checkpoint | None = None
         self._found: Iterator[Mapping[str, NDArray[Any]]] | None = None
@@ -180,7 +185,9 @@ class Unfinished:
             # Clips are of the bytes that were hashed only if nobody has written to them since.
             self._source.check_unchanged()
         except VideoError:
-            self._let_go()
+            # That too, if it lasts.
+            self._is_over = True
+            self._forget_waiting()
             return
         if self._kept is None:
             # Another run may have left some meanwhile: they are these.

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -101,7 +102,8 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tmp_of(store: Path) -> list[str]:
-    return sorted(path.name for path in store.glob("*/tmp/*"))
+    """Give the names in ``tmp``, without what tells one kind of work from another."""
+    return sorted(re.sub(r"\.[0-9a-f]{8}\.", ".", path.name) for path in store.glob("*/tmp/*"))
 
 
 def file_of(store: Path) -> Path:
@@ -195,7 +197,7 @@ def test_recipes_of_one_decoding_are_each_taken_up_where_they_were(
     total = network.num_inputs
     killed(vadx_here, network, total // 2, *command, "--out", "store")
     # Each set has a file of its own.
-    assert [path.name for path in (tmp_path / "store").glob("*/tmp/*")] == ["a.resume"] * 2
+    assert tmp_of(tmp_path / "store") == ["a.resume"] * 2
     network.restart()
     decoded.clear()
     ran = vadx_here(*command, "--out", "store", "--decoders", str(decoders))
@@ -344,7 +346,21 @@ def test_what_could_change_a_value_is_not_taken_up(
     assert vadx_here(*TINY, *options, video, "--out", "store").code == 0
     # The engine that is named is the one that was taken.
     assert (network.num_inputs == NUM_CLIPS) == (options[0] != "--engine")
-    assert tmp_of(tmp_path / "store") == []
+    assert tmp_of(tmp_path / "store") == ["a.resume"] * (options[0] != "--engine")
+
+
+@pytest.mark.usefixtures("at_once")
+def test_another_command_in_between_costs_nothing_of_what_was_kept(
+    video: Path, vadx_here: Vadx, network: Network, progress: list[int], tmp_path: Path
+) -> None:
+    killed(vadx_here, network, 20, *TINY, video, "--out", "store")
+    num_kept = progress[-1]
+    killed(vadx_here, network, 20, *TINY[:-1], "4", video, "--out", "store")
+    assert tmp_of(tmp_path / "store") == ["a.resume"] * 2
+    network.restart()
+    assert vadx_here(*TINY, video, "--out", "store").code == 0
+    assert network.num_inputs == NUM_CLIPS - num_kept
+    assert tmp_of(tmp_path / "store") == ["a.resume"]
 
 
 @pytest.mark.usefixtures("at_once")
@@ -592,6 +608,37 @@ def test_no_frame_is_looked_at_before_the_files_hash_says_whose_clips_were_kept(
     assert vadx_here(*TINY, video, "--out", "store", "--decoders", "1").code == 0
     assert hashed == [0]
     assert 0 < network.num_inputs < NUM_CLIPS - 10
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_signal_waits_for_no_hash_and_leaves_what_was_kept(
+    video: Path, vadx_here: Vadx, network: Network, progress: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(vadx_here, network, 20, *TINY, video, "--out", "store")
+    cancelled: list[bool] = []
+
+    def signalled(self: Source) -> str:
+        # Long enough for the run to be waiting for this.
+        time.sleep(0.7)
+        os.kill(os.getpid(), signal.SIGTERM)
+        deadline = time.monotonic() + 20
+        while not self._cancelled and time.monotonic() < deadline:
+            time.sleep(0.01)
+        cancelled.append(self._cancelled)
+        return "0" * 64
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Source, "_hashed", signalled)
+        assert vadx_here(*TINY, video, "--out", "store", "--decoders", "1").code == 143
+    # The run does not wait for the thread either.
+    deadline = time.monotonic() + 20
+    while not cancelled and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert cancelled == [True]
+    num_kept = progress[-1]
+    network.restart()
+    assert vadx_here(*TINY, video, "--out", "store").code == 0
+    assert network.num_inputs == NUM_CLIPS - num_kept
 
 
 @pytest.mark.usefixtures("at_once")
