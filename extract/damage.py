@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -128,7 +128,7 @@ class DecodeProgress:
         if damaged:
             self.ended_badly = True
 
-    def note_bad_packet(self, packet: av.Packet | None) -> None:
+    def note_bad_packet(self, packet: av.Packet[Any] | None) -> None:
         """Count a packet that cannot be decoded; None drained the decoder."""
         if self.num_frames:
             self.num_bad_packets += 1
