@@ -51,7 +51,8 @@ class Checkpoint:
     progress
         what `append` was last told of how far the work is, 0 at its beginning.
     is_private
-        whether another process is at the same work: its file is left alone, and this one is gone once it is closed.
+        whether the file is another process's, or another person's: it is left alone, and this one is gone once it is
+        closed.
 
     Raises
     ------
@@ -145,19 +146,28 @@ class Checkpoint:
 
     def _opened(self, tmp: Path, name: str) -> BinaryIO:
         while True:
-            file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _O_NOFOLLOW, 0o666), "r+b")
+            try:
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _O_NOFOLLOW
+                file = os.fdopen(os.open(self._path, flags, 0o666), "r+b")
+            except PermissionError:
+                # What another person's run left, in a store that several write to.
+                return self._opened_private(tmp, name)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                # Another run is at the same work. Its file is left alone, and this one cannot be resumed.
+                # Another run is at the same work.
                 file.close()
-                self._path, self.is_private = temporary_name(tmp, name), True
-                return self._path.open("x+b")
+                return self._opened_private(tmp, name)
             with suppress(FileNotFoundError):
                 if os.path.samestat(self._path.stat(), os.fstat(file.fileno())):
                     return file
             # Its owner was done with it, and removed it before it let go.
             file.close()
+
+    def _opened_private(self, tmp: Path, name: str) -> BinaryIO:
+        """Leave the file alone, for one that cannot be resumed."""
+        self._path, self.is_private = temporary_name(tmp, name), True
+        return self._path.open("x+b")
 
     def _check_head(self) -> None:
         try:

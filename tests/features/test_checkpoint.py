@@ -136,6 +136,23 @@ def test_a_file_that_changes_under_its_run_is_told(tmp_path: Path) -> None:
             kept.arrays()
 
 
+def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, 2)
+    before = path.read_bytes()
+
+    def refused(_path: Path, *_how: int) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        # Not by its mode, which says nothing to root.
+        patch.setattr(checkpoint.os, "open", refused)
+        with Checkpoint(tmp_path, "video", WORK) as kept:
+            assert (kept.progress, kept.is_private) == (0, True)
+            kept.append(block(0), 3)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_file_that_was_swept_and_made_anew_is_not_removed(tmp_path: Path) -> None:
     with Checkpoint(tmp_path, "video", WORK) as swept:
         (tmp_path / "video.resume").unlink()
