@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,53 +22,20 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from vadx.errors import NoInputError, ShardError, VideoError
 from vadx.features import pack, publish, shard
-from vadx.features.keys import key_of
 from vadx.features.pack import pack_set, unpack_set
-from vadx.features.pack_writer import _write_ordered
 from vadx.features.packed_set import PackedSet
-from vadx.features.recipe import Network, Recipe, Sampling, Transform
-from vadx.features.shard import HEADER_BYTES, build_shard
+from vadx.features.shard import HEADER_BYTES
 from vadx.features.shard_set import ShardSet, failure_of
 from vadx.features.store import FeatureSet, Store
-from vadx.features.timeline import ClipFeatures, VideoFacts
 from vadx.pipelines.sweep import find_leftovers, sweep
+
+from .numbered_videos import RECIPE, Source, shard_of, values_of, write_here
 
 FEW = 15
 LIVES = int(os.environ.get("VADX_TEST_LIVES", FEW))
 STEPS = 30 if LIVES == FEW else 50
-RECIPE = Recipe(
-    sampling=Sampling(clip_length=16, clip_stride=16, tail="drop"),
-    transform=Transform(kernel="pil", resize=32, crop=24, center_rounding="round", scale=1, offset=0),
-    network=Network(name="tiny", layer="mean"),
-    weights="random:0",
-)
 IDS = ("a", "a/b", "Normal/x 1", "é")
 CALLS = frozenset({"open", "posix_fallocate", "write", "fsync", "close", "link", "replace", "unlink"})
-
-
-@dataclass(frozen=True)
-class Source:
-    """A video whose bytes are a number."""
-
-    content: int
-
-    def sha256(self) -> str:
-        return hashlib.sha256(str(self.content).encode()).hexdigest()
-
-
-@cache
-def values_of(identifier: str, content: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.random.default_rng([content, *identifier.encode()]).standard_normal((2, 1, 4)).astype(np.float32)
-
-
-@cache
-def shard_of(identifier: str, content: int) -> bytes:
-    frames = np.array([[0, 16], [16, 32]], np.int64)
-    facts = VideoFacts(fps=25.0, num_frames_decoded=32, width=8, height=8)
-    features = ClipFeatures(
-        values_of(identifier, content), frames, frames / 25.0, np.zeros(2, np.bool_), facts, 0, {"vadx": "1"}
-    )
-    return build_shard(identifier, key_of(identifier), features, RECIPE.digest, Source(content).sha256())
 
 
 class Killed(BaseException):
@@ -264,15 +229,6 @@ class LifeOfASet(RuleBasedStateMachine):
                 with pytest.raises(ShardError if identifier in self.stored else KeyError):
                     self.feature_set[identifier]
         assert {record.id for record in self.feature_set.failures()} == set(self.failed)
-
-
-def write_here(order: dict[str, Any]) -> dict[str, Any] | None:
-    """Do what a process of its own does elsewhere: no disk is full here."""
-    try:
-        _write_ordered({**order, "parent": os.getppid()})
-    except ShardError as error:
-        return {"shard": [error.path, error.damage, error.evidence]}
-    return None
 
 
 def live(lives: int, **options: Any) -> None:
