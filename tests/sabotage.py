@@ -202,7 +202,7 @@ GUARDS: tuple[Guard, ...] = (
         _SHARD,
         "    if dataset.nbytes > ratio * path.stat().st_size:",
         "    if False:",
-        _hdf5("4 TiB", "bags"),
+        _hdf5("4 TiB", "import"),
     ),
     Guard(
         "HDF5: no chunk is larger than all",
@@ -223,15 +223,14 @@ GUARDS: tuple[Guard, ...] = (
         "features/packed_set.py",
         "            if not isinstance(node.get(part, getlink=True), h5py.HardLink):",
         "            if part not in node:",
-        "tests/features/test_pack.py::TestStrangeFiles::"
-        "test_a_video_that_is_not_as_packed_is_refused[upper group elsewhere]",
+        _attack("hdf5", "test_a_packed_videos_group_is_no_link"),
     ),
     Guard(
         "a packed video has its sha256",
         "features/packed_set.py",
         "            if check and _content_sha256(identifier, attributes, features) != attributes[_CONTENT]:",
         "            if False:",
-        "tests/features/test_pack.py::TestStrangeFiles::test_damage_is_found_or_does_none",
+        _attack("hdf5", "test_a_packed_video_that_was_changed_is_found"),
     ),
     Guard(
         "a folder of shards is no link",
@@ -273,7 +272,7 @@ GUARDS: tuple[Guard, ...] = (
         "features/keys.py",
         "    if _PLAIN.fullmatch(identifier):",
         "    if True:",
-        _attack("texts", "test_no_id_leads_out_of_a_store[../../outside]"),
+        _attack("texts", "test_no_id_leads_out_of_a_store[../../../../../outside]"),
     ),
     Guard(
         "no id leads out of a folder",
@@ -294,14 +293,14 @@ GUARDS: tuple[Guard, ...] = (
         _JSON,
         "parse_constant=_refuse, ",
         "",
-        _attack("texts", "test_hostile_json_is_refused_by_name[manifest-NaN]"),
+        _attack("texts", "test_hostile_json_is_refused_by_name[recipe.json-NaN]"),
     ),
     Guard(
         "JSON: no number without end",
         _JSON,
         "    if not math.isfinite(number):",
         "    if False:",
-        _attack("texts", "test_a_record_in_a_store_that_is_hostile_is_none[too large a number]"),
+        _attack("texts", "test_hostile_json_is_refused_by_name[recipe.json-too large a number]"),
     ),
     Guard(
         "JSON: no name twice",
@@ -448,7 +447,14 @@ GUARDS: tuple[Guard, ...] = (
         _CHILD,
         "        (resource.RLIMIT_CORE, 0),\n",
         "",
-        "tests/extract/test_isolate.py::test_a_process_reads_nothing_from_the_terminal_and_leaves_no_core",
+        _attack("videos", "test_a_decoder_has_limits"),
+    ),
+    Guard(
+        "RLIMIT_NOFILE of decoders",
+        _CHILD,
+        "        (resource.RLIMIT_NOFILE, num_files),\n",
+        "",
+        _attack("videos", "test_a_decoder_has_limits"),
     ),
     Guard(
         "decoders get no secret",

@@ -188,6 +188,26 @@ def test_no_name_leads_through_a_link(tmp_path: Path, canary: Canary) -> None:
     assert not canary.was_touched
 
 
+def test_a_packed_videos_group_is_no_link(tmp_path: Path, packed: Path) -> None:
+    shutil.copy(packed, tmp_path / "hostile.h5")
+    with h5py.File(tmp_path / "hostile.h5", "r+") as file:
+        del file["b"]
+        file["b"] = h5py.ExternalLink(str(tmp_path / "canary.h5"), "/b")
+    with Canary(tmp_path / "canary.h5", packed.read_bytes()) as canary:
+        with pytest.raises(StoreError, match="link to somewhere else"):
+            _read_packed(tmp_path / "hostile.h5")
+        assert not canary.was_touched
+
+
+def test_a_packed_video_that_was_changed_is_found(tmp_path: Path, packed: Path) -> None:
+    shutil.copy(packed, tmp_path / "changed.h5")
+    with h5py.File(tmp_path / "changed.h5", "r+") as file:
+        # HDF5 makes its own checksum anew.
+        file["b/features"][0, 0, 0] += 1
+    with PackedSet(tmp_path / "changed.h5") as found:
+        assert [error is None for _, error in found.verify()] == [True, False]
+
+
 def test_no_plug_in_is_loaded(tmp_path: Path) -> None:
     for name in ("hostile.h5", "proof.h5"):
         with h5py.File(tmp_path / name, "w") as file:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import resource
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -194,16 +196,42 @@ def test_frames_are_never_collected(tmp_path: Path) -> None:
     assert max(sizes) == 16 * 64 * 48 * 3
 
 
-def test_a_decoder_hears_no_secret_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "PGPASSWORD", "SSH_AUTH_SOCK", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "hunter2")
-    path = make_video(tmp_path / "a.mp4", num_frames=3)
-    with DecodePool(1) as pool, pool.open(path) as reader:
-        list(reader)
-        (process,) = pool.process_ids
-        environment = Path(f"/proc/{process}/environ").read_bytes()
-    assert b"PATH=" in environment
-    assert b"hunter2" not in environment
+@dataclass(frozen=True)
+class Decoder:
+    """What the system says of a process that decodes."""
+
+    environment: bytes
+    limits: str
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Decoder]:
+    """Start a decoder where secrets stand in the environment, and crashes leave their memory behind."""
+    path = make_video(tmp_path_factory.mktemp("decoder") / "a.mp4", num_frames=3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "PGPASSWORD", "SSH_AUTH_SOCK", "HTTPS_PROXY"):
+            patch.setenv(name, "hunter2")
+        resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+        try:
+            with DecodePool(1) as pool, pool.open(path) as reader:
+                list(reader)
+                process = Path(f"/proc/{pool.process_ids[0]}")
+                yield Decoder((process / "environ").read_bytes(), (process / "limits").read_text())
+        finally:
+            resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+def test_a_decoder_hears_no_secret_of_the_environment(decoder: Decoder) -> None:
+    assert b"PATH=" in decoder.environment
+    assert b"hunter2" not in decoder.environment
+
+
+def test_a_decoder_has_limits(decoder: Decoder) -> None:
+    if resource.getrlimit(resource.RLIMIT_CORE)[1] != 0:
+        assert re.search(r"^Max core file size +0 ", decoder.limits, re.MULTILINE)
+    assert re.search(rf"^Max open files +{DecodeLimits().num_files} ", decoder.limits, re.MULTILINE)
+    assert not re.search(r"^Max address space +unlimited ", decoder.limits, re.MULTILINE)
 
 
 def test_decoding_is_silent_where_a_word_would_hang_it(tmp_path: Path) -> None:
