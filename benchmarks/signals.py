@@ -222,7 +222,8 @@ def main() -> int:
 
     import vadx
     from support import make_video
-    from vadx.pipelines import extraction  # noqa: F401  # so that forked processes have it
+    from vadx.pipelines import extraction, run  # noqa: F401  # so that forked processes have them
+    from vadx.pipelines.cli import extract  # noqa: F401  # as above
 
     torch.set_num_threads(1)
     load = os.getloadavg()[0]
@@ -233,10 +234,11 @@ def main() -> int:
         for number in range(12):
             make_video(root / f"videos/v{number:02d}.mp4", num_frames=60 + 20 * number, seed=number)
         generator = random.Random(arguments.seed)
-        parts = [
-            trials(root, "alone", DECODERS, arguments.alone, arguments.alone, generator),
-            trials(root, "workers", ("--workers", "2", *DECODERS), arguments.workers, arguments.again, generator),
-        ]
+        plan = (
+            ("alone", DECODERS, arguments.alone, arguments.alone),
+            ("workers", ("--workers", "2", *DECODERS), arguments.workers, arguments.again),
+        )
+        parts = [trials(root, *row, generator) for row in plan if row[2]]
     finally:
         if arguments.folder is None:
             shutil.rmtree(root, ignore_errors=True)

@@ -6,11 +6,13 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import vadx_units
 from vadx_chaos import (
     MISHAPS,
     Decode,
@@ -23,11 +25,12 @@ from vadx_chaos import (
     workers_below,
 )
 
-from support import Ran, make_video
+from support import PLUGINS, Ran, make_video
 from vadx.features import index
 from vadx.features.keys import key_of
 from vadx.features.shard import ShardOutline
 from vadx.pipelines import run
+from vadx.pipelines.cluster import local_workers
 from vadx.pipelines.extraction import process_videos
 
 from .forking import TINY, events, only_set, shard_hashes
@@ -98,6 +101,20 @@ def test_kills_and_bad_videos_cost_no_more_than_they_must(
     assert shard_hashes(tmp_path / "store") == shard_hashes(tmp_path / "quiet")
     good = [one for one in decodes(tmp_path / "notes") if one.name not in MISHAPS]
     assert too_often(good, struck, by_name(tmp_path)) == {}, "\n".join(map(str, [*good, *struck]))
+
+
+def test_a_worker_that_is_stopped_while_it_starts_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PLUGINS), os.environ.get("PYTHONPATH", "")]))
+    with local_workers(1, vadx_units.noting) as started:
+        (nanny,) = started.client.cluster.workers.values()
+        first = nanny.pid
+        os.kill(first, signal.SIGKILL)
+        while nanny.pid in (None, first):
+            time.sleep(0.01)
+        second = nanny.pid
+        os.kill(second, signal.SIGSTOP)
+    with pytest.raises(ProcessLookupError):
+        os.kill(second, 0)
 
 
 def test_a_run_that_is_told_to_end_opens_no_shard_for_its_index(
