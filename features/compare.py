@@ -19,8 +19,8 @@ from .value_changes import (
     Array,
     Finding,
     Pair,
-    crop_mean,
     crop_order,
+    crop_part,
     decimals,
     feature_part,
     half_precision,
@@ -276,8 +276,7 @@ def _of_changes(
         plain = Finding(kind="dim", sentence=sentence, evidence={"dim_a": dim_a, "dim_b": dim_b})
         return [part or plain, *([_number_of_crops(crops_a, crops_b)] if crops_a != crops_b else [])]
     if crops_a != crops_b:
-        found = crop_mean(both, tolerance) or crop_order(both, {}, None, tolerance)
-        return [found or _number_of_crops(crops_a, crops_b)]
+        return [crop_part(both, tolerance) or _number_of_crops(crops_a, crops_b)]
     rounded = decimals(both)
     if rounded is not None:
         return [replace(rounded, harmless=all(one.is_same for one in videos.values()))]

@@ -132,6 +132,8 @@ def write_error(error: OSError, path: Path, num_bytes: int, option: str = "--out
         errno.ENOSPC: f"Free space there, or give another {option}",
         errno.EDQUOT: f"Raise the quota, or give another {option}",
         errno.EFBIG: f"Raise the file size limit (ulimit -f), or give another {option}",
+        errno.EEXIST: f"A file stands where a folder must: give another {option}",
+        errno.ENOTDIR: f"A file stands where a folder must: give another {option}",
         errno.EROFS: f"Give {option} a place that can be written",
         errno.EACCES: f"Give {option} a place that you may write to",
         errno.EPERM: f"Give {option} a place that you may write to",

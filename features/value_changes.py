@@ -110,26 +110,42 @@ def leading(pairs: Sequence[Pair]) -> list[Pair]:
     return [(a[: min(len(a), len(b))], b[: min(len(a), len(b))]) for a, b in pairs]
 
 
+def crop_part(pairs: Sequence[Pair], tolerance: float) -> Finding | None:
+    """Say how the crops of the side that has fewer come of the other's: as some of them, or as their mean."""
+    num_a, num_b = pairs[0][0].shape[1], pairs[0][1].shape[1]
+    whole, part = ("A", "B") if num_a > num_b else ("B", "A")
+    if num_a < num_b:
+        pairs, num_a, num_b = [(b, a) for a, b in pairs], num_b, num_a
+    mean = pooled_l2([(a.mean(axis=1, keepdims=True), b) for a, b in pairs]) if num_b == 1 else None
+    if mean is not None and mean <= tolerance:
+        sentence = f"{part} is the mean over {whole}'s {num_a} crops"
+        return Finding(kind="crops", sentence=sentence, evidence={"mean_of": num_a}, left=mean, explains=True)
+    chosen = [_nearest_crop(pairs, crop, num_a) for crop in range(num_b)]
+    left = pooled_l2([(a[:, chosen], b) for a, b in pairs])
+    if left > max(tolerance, 0.5):
+        return None
+    which = f"crop {chosen[0]}" if num_b == 1 else f"crops {', '.join(map(str, chosen))}"
+    sentence = f"{part} holds {which} of {whole}'s {num_a}, counted from 0"
+    evidence = {f"crops_of_{whole.lower()}": chosen, "before": 1.0}
+    return Finding(kind="crops", sentence=sentence, evidence=evidence, left=left, explains=left <= tolerance)
+
+
 def crop_order(
     pairs: Sequence[Pair], named: Mapping[str, Sequence[Hashable]], order_of_a: str | None, tolerance: float
 ) -> Finding | None:
-    """Find B's crops among A's, by nearness.
+    """Find B's crops among A's, of which there are as many, by nearness.
 
     ``named`` gives for each named order what each crop shows; equal labels show the same.
     """
-    num_a, num_b = pairs[0][0].shape[1], pairs[0][1].shape[1]
-    chosen = [_nearest_crop(pairs, crop, num_a) for crop in range(num_b)]
-    if chosen == list(range(num_a)) or (num_a == num_b and len(set(chosen)) < num_a):
+    num_a = pairs[0][0].shape[1]
+    chosen = [_nearest_crop(pairs, crop, num_a) for crop in range(num_a)]
+    if chosen == list(range(num_a)) or len(set(chosen)) < num_a:
         return None
-    before = pooled_l2(pairs) if num_a == num_b else 1.0
+    before = pooled_l2(pairs)
     left = pooled_l2([(a[:, chosen], b) for a, b in pairs])
     if left > max(tolerance, before / 2):
         return None
     evidence: dict[str, object] = {"crops_of_a": chosen, "before": before}
-    if num_a != num_b:
-        which = f"crop {chosen[0]}" if num_b == 1 else f"crops {', '.join(map(str, chosen))}"
-        sentence = f"B holds {which} of A's {num_a}, counted from 0"
-        return Finding(kind="crops", sentence=sentence, evidence=evidence, left=left, explains=left <= tolerance)
     orders = _orders_that_give(chosen, named, order_of_a)
     half = num_a // 2
     if orders:
@@ -164,18 +180,6 @@ def _orders_that_give(
             if fits and [list(seen).index(label) for label in wanted] == list(chosen):
                 found.append((ours, theirs))
     return found
-
-
-def crop_mean(pairs: Sequence[Pair], tolerance: float) -> Finding | None:
-    """Whether B is the mean over A's crops."""
-    num_a, num_b = pairs[0][0].shape[1], pairs[0][1].shape[1]
-    if num_a == 1 or num_b != 1:
-        return None
-    left = pooled_l2([(a.mean(axis=1, keepdims=True), b) for a, b in pairs])
-    if left > tolerance:
-        return None
-    sentence = f"B is the mean over A's {num_a} crops"
-    return Finding(kind="crops", sentence=sentence, evidence={"mean_of": num_a}, left=left, explains=True)
 
 
 def feature_part(pairs: Sequence[Pair], tolerance: float) -> Finding | None:

@@ -84,10 +84,15 @@ def read_score_folder(folder: Path) -> dict[str, ScoredVideo]:
 def _video(identifier: str, path: Path) -> ScoredVideo:
     try:
         values = READERS[path.suffix.lower()](path)
-        scores = np.squeeze(values).astype(np.float32) if values.size > 1 else values.astype(np.float32).ravel()
+        scores = np.atleast_1d(np.squeeze(values))
+        num_wrong = int((~np.isfinite(scores)).sum())
     except (OSError, ValueError, IndexError, TypeError, csv.Error) as error:
-        msg = f"{path}: holds no scores ({error}); write one number a frame, as numpy.save or a line each"
+        reason = str(error).removeprefix(f"{path} ")
+        msg = f"{path}: holds no scores ({reason}); write one number a frame, as numpy.save or a line each"
         raise UsageError(msg) from error
+    if num_wrong:
+        msg = f"{path}: {num_wrong} of its {scores.size} scores are NaN or infinite; give every frame a number"
+        raise UsageError(msg)
     if scores.ndim != 1 or not len(scores) or not ((scores >= 0) & (scores <= 1)).all():
         between = f", between {scores.min()} and {scores.max()}" if scores.size else ""
         msg = (
@@ -96,6 +101,7 @@ def _video(identifier: str, path: Path) -> ScoredVideo:
         )
         raise UsageError(msg)
     whole = np.array([[0, len(scores)]])
+    scores = scores.astype(np.float32)
     return ScoredVideo(identifier, whole, scores.max(keepdims=True), scores, whole.astype(np.float64))
 
 

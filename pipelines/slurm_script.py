@@ -12,7 +12,7 @@ from ..errors import UsageError
 SIGNAL_SECONDS = 90
 """How long before a job's time is up vadx is told. It takes 10 seconds at most to leave; SLURM's clock ticks slowly."""
 
-RESUMABLE = frozenset({"extract", "tubes"})
+RESUMABLE = frozenset({"extract", "import", "tubes"})
 """Commands that go on where they were, and take ``--part``."""
 
 _DIRECTIVE = re.compile(r"--[a-z][a-z0-9-]*(=[^\n\r\0]*)?")
@@ -76,7 +76,7 @@ def slurm_script(program: Sequence[str], words: Sequence[str], job: SlurmJob) ->
     """
     if not words or words[0] not in RESUMABLE:
         msg = (
-            f"a batch script runs {' or '.join(sorted(RESUMABLE))}; give the command after --: "
+            f"a batch script runs one of {', '.join(sorted(RESUMABLE))}; give the command after --: "
             "vadx slurm-script --parts 16 -- extract --backbone i3d videos/"
         )
         raise UsageError(msg)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -397,15 +398,22 @@ def _claim(folder: Path, facts: dict[str, Any]) -> None:
         write_facts(folder, facts)
         return
     before = read_facts(folder)
-    differing = [
-        f"{name}: {old!r} there, {new!r} here"
-        for name, old, new in _differences(before, {**facts, **_unsaid(before)})
-        if name not in _MAY_CHANGE
-    ]
-    if differing:
-        msg = f"{folder} holds another training ({'; '.join(differing)}); give another folder (--to), or the same"
+    found = [one for one in _differences(before, {**facts, **_unsaid(before)}) if one[0] not in _MAY_CHANGE]
+    # What a person can read comes first: each digest follows from it, or from the videos.
+    found.sort(key=lambda one: _is_digest(one[1]) or _is_digest(one[2]))
+    if found:
+        differing = "; ".join(f"{name}: {_shown(old)} there, {_shown(new)} here" for name, old, new in found)
+        msg = f"{folder} holds another training ({differing}); give another folder (--to), or the same"
         raise UsageError(msg)
     write_facts(folder, facts)
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _shown(value: object) -> str:
+    return f"{str(value)[:12]}…" if _is_digest(value) else repr(value)
 
 
 _MAY_CHANGE = frozenset(

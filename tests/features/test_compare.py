@@ -193,6 +193,22 @@ class TestCrops:
         found = compare(a, {k: v[:, 4:5].astype(np.float16) for k, v in a.items()})
         assert [(f.kind, f.explains) for f in found.findings] == [("crops", True), ("float16", False)]
 
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 0), (np.float16, 1e-3)])
+    def test_the_side_with_fewer_crops_is_a_part_of_the_other_whichever_it_is(
+        self, dtype: type, tolerance: float
+    ) -> None:
+        a = features(crops=10)
+        centre = {k: v[:, 4:5].astype(dtype) for k, v in a.items()}
+        found = compare(centre, a)
+        assert found.causes[0].sentence == "A holds crop 4 of B's 10, counted from 0"
+        assert found.causes[0].evidence == {"crops_of_b": [4], "before": 1.0}
+        assert found.causes[0].left <= tolerance
+        assert compare(a, centre).causes[0].sentence == "B holds crop 4 of A's 10, counted from 0"
+        two = {k: v[:, [7, 2]] for k, v in a.items()}
+        assert only_cause(two, a).sentence == "A holds crops 7, 2 of B's 10, counted from 0"
+        mean = {k: v.mean(axis=1, keepdims=True) for k, v in a.items()}
+        assert only_cause(mean, a).sentence == "A is the mean over B's 10 crops"
+
     def test_other_crops_are_told(self) -> None:
         found = compare(features(crops=10), features(crops=5, seed=1))
         assert [f.sentence for f in found.findings] == ["A has 10 crops, B 5"]

@@ -387,8 +387,11 @@ def test_directories_are_made_with_their_parents_and_synced(tmp_path: Path, monk
 
 def test_a_file_where_a_directory_must_be_is_a_typed_error(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"")
-    with pytest.raises(StoreWriteError, match="a: "):
-        make_directory(tmp_path / "a" / "b")
+    for below in ("b", "b/c"):
+        with pytest.raises(StoreWriteError, match=r"A file stands where a folder must: give another --to; the same"):
+            make_directory(tmp_path / "a" / below, option="--to")
+    with pytest.raises(StoreWriteError, match=r"a: .* A file stands where a folder must: give another --out"):
+        make_directory(tmp_path / "a")
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,9 @@ def test_a_set_of_another_recipe_is_refused(folder: Path, vadx_here: Vadx) -> No
     ("name", "content", "words"),
     [
         ("v.npy", np.array([0.1, 1.5]), "between 0.1"),
-        ("v.npy", np.array([0.1, np.nan]), "one score a frame"),
+        ("v.npy", np.array([0.1, np.nan]), "v.npy: 1 of its 2 scores are NaN or infinite; give every frame a number"),
+        ("v.npy", np.array([0.1, 1e300]), "between 0.1 and 1e+300"),
+        ("v.npy", np.array([0.1, 1j]), "v.npy: holds no scores (holds complex128 (2,)"),
         ("v.npy", np.zeros((3, 2)), "(3, 2)"),
         ("v.npy", np.zeros(0), "one score a frame"),
         ("v.csv", f"{'x' * 200_000}\n0.1\n", "field larger than field limit"),

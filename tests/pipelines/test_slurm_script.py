@@ -136,7 +136,7 @@ def test_the_command_prints_what_sbatch_reads(vadx_here: Vadx) -> None:
     ("words", "message"),
     [
         ((), "give the command after --"),
-        (("ls",), "runs extract or tubes"),
+        (("ls",), "runs one of extract, import, tubes;"),
         (("extract", "v", "--part", "1/2"), "leave --part out"),
         (("extract", "v", "--part=1/2"), "leave --part out"),
     ],
