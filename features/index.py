@@ -325,7 +325,8 @@ def refresh(index: Index, shards: Path, read: Callable[[Path], ShardRow]) -> Ind
     """Bring an index up to date with the folder ``shards/``: looks only into folders that changed, reads only shards
     that are not those listed.
 
-    A shard of which ``read`` raises `ShardError` is left out: `verify` names it.
+    A shard of which ``read`` raises `ShardError` is left out: `verify` names it. A folder of which the system could not
+    read everything counts as changed the next time too: that may pass.
     """
     folders, changed = _look(index, shards)
     listing = index.listing
@@ -338,12 +339,23 @@ def refresh(index: Index, shards: Path, read: Callable[[Path], ShardRow]) -> Ind
         rows = np.flatnonzero(listing.rows["folder"] == number)
         known = {f"{key_of(listing.ids[at])}.h5": at for at in rows.tolist()}
         stamps = dict(zip(rows.tolist(), listing.rows[_STAMP][rows].tolist(), strict=True))
-        for file, status in _shard_files(folder):
+        try:
+            files = list(_shard_files(folder))
+        except OSError:
+            del folders[name]
+            continue
+        for file, status in files:
             at = known.get(file)
             # A shard never changes: another one comes by rename, with a time of its own.
             if at is not None and stamps[at] == (status.st_mtime_ns, status.st_size):
                 keep[at] = True
-            elif (row := _read_own(folder / file, read)) is not None:
+                continue
+            try:
+                row = _read_own(folder / file, read)
+            except ShardError:
+                folders.pop(name, None)
+                continue
+            if row is not None:
                 identifier, *numbers = astuple(row.summary)
                 known_way = row.frames_from in FRAMES_FROM_CODES
                 code = FRAMES_FROM_CODES.index(row.frames_from) if known_way else 0
@@ -387,18 +399,22 @@ def _look(index: Index, shards: Path) -> tuple[dict[str, int], dict[str, Path]]:
 
 
 def _shard_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    # A folder that cannot be read holds nothing that can.
-    with suppress(OSError), os.scandir(folder) as entries:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(".h5"):
-                with suppress(OSError):
+                with suppress(FileNotFoundError):
                     yield entry.name, entry.stat(follow_symlinks=False)
 
 
 def _read_own(path: Path, read: Callable[[Path], ShardRow]) -> ShardRow | None:
+    """Read a shard that lies in its own place, else give None. Raises `ShardError` if the system cannot read it."""
     try:
         row = read(path)
-    except (ShardError, FileNotFoundError):
+    except FileNotFoundError:
+        return None
+    except ShardError as error:
+        if error.damage == "unreadable":
+            raise
         return None
     own = key_of(row.summary.id) == path.stem and folder_of(path.stem) == path.parent.name
     return row if own else None

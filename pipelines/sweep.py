@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import StoreError
+from ..errors import StoreError, StoreWriteError
 from ..features.checkpoint import CHECKPOINT_SUFFIX
 
 if TYPE_CHECKING:
@@ -72,12 +72,22 @@ def sweep(feature_set: ShardSet, leftover: Leftover) -> bool:
     ------
     StoreError
         if another gc is at work on this set.
+    StoreWriteError
+        if the disk refused.
     """
-    with _only_one(feature_set):
-        try:
+    try:
+        with _only_one(feature_set):
             leftover.path.unlink()
-        except (FileNotFoundError, IsADirectoryError, PermissionError):
-            return False
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        return False
+    except StoreError:
+        raise
+    except OSError as error:
+        msg = (
+            f"{leftover.path}: {error.strerror}; it is not swept, and all else is as it was. Check the disk, then "
+            "repeat the command"
+        )
+        raise StoreWriteError(msg) from error
     return True
 
 

@@ -220,15 +220,18 @@ def packs(folder: Path) -> Subject:
     return Subject(path, read, verify)
 
 
-def bags(folder: Path) -> Subject:
+def make_bags() -> list[Bag]:
     random = np.random.default_rng(5)
     frames = np.stack([np.arange(8), np.arange(8) + 1], axis=1).astype(np.int64)
-    made = [
+    return [
         Bag(f"cam/{n}", random.random((8, 2, 40)).astype(np.float32), frames, 9, n % 2, "Arson" if n % 2 else "")
         for n in range(12)
     ]
+
+
+def bags(folder: Path) -> Subject:
     path = folder / "bags.h5"
-    write_bags(path, made, rule="rtfm", recipe_digest=RECIPE.digest, provenance={"crops": "keep"})
+    write_bags(path, make_bags(), rule="rtfm", recipe_digest=RECIPE.digest, provenance={"crops": "keep"})
 
     def read() -> str:
         with BagFile(path) as file:
