@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from ..errors import CODES, ClusterError, UsageError, VadxError
 from .job import Outcome
-from .share_work import Order, Unit, far, work_on
+from .share_work import Order, ShareDone, Unit, far, work_on
 from .worker_places import places_of, usable_cores
 from .worker_reports import Mailbox
 
@@ -158,9 +158,8 @@ class DaskWorkers:
     ) -> Iterator[list[Outcome]]:
         """Do what each video still needs; outcomes as they come.
 
-        ``num_decoders`` is of each worker, None for as many as suit it.
+        ``num_decoders`` is of each worker, None for as many as suit it. Times in ``effort`` are sums of all workers'.
         """
-        began = time.perf_counter()
         near = {entry.id: entry for entry in entries}
         # Workers may have another working directory.
         absolute = [replace(entry, path=entry.path.absolute()) for entry in near.values()]
@@ -171,7 +170,7 @@ class DaskWorkers:
         self._ended = SimpleQueue()
         watch = _Watch(self.client, self.no_workers_seconds)
         with ExitStack() as stack:
-            stack.callback(self._forget, effort, began)
+            stack.callback(self._forget)
             mailbox = None if topic is None else stack.enter_context(Mailbox(self.client, topic))
             while waiting or self._flying:
                 check()
@@ -186,16 +185,14 @@ class DaskWorkers:
                     watch.look()
                     continue
                 share = self._flying.pop(future)
-                for outcomes in self._settle(future, share, jobs, waiting):
+                for outcomes in self._settle(future, share, jobs, waiting, effort):
                     yield [replace(one, path=str(near[one.id].path)) for one in outcomes]
 
-    def _forget(self, effort: Effort | None, began: float) -> None:
+    def _forget(self) -> None:
         # Where the scheduler is gone there is nothing to cancel.
         with suppress(Exception):
             self.client.cancel(list(self._flying), force=True)
         self._flying.clear()
-        if effort is not None:
-            effort.seconds += time.perf_counter() - began
 
     def _tell(self, mailbox: Mailbox, near: Mapping[str, Entry], on_frames: Ticker) -> None:
         """Pass on what workers told of the videos that are not settled."""
@@ -227,7 +224,7 @@ class DaskWorkers:
             future.add_done_callback(self._ended.put)
 
     def _settle(
-        self, future: Future, share: Share, jobs: Sequence[Any], waiting: deque[Share]
+        self, future: Future, share: Share, jobs: Sequence[Any], waiting: deque[Share], effort: Effort | None
     ) -> Iterator[list[Outcome]]:
         from distributed import KilledWorker
 
@@ -235,7 +232,7 @@ class DaskWorkers:
             raise ClusterError(_GONE.format(where=self.client.scheduler.address if self.client.scheduler else "?"))
         try:
             # A worker may end between its work and the telling: then it is done again, or ends another in turn.
-            outcomes = future.result()
+            done: ShareDone = future.result()
         except KilledWorker:
             if len(share.entries) > 1:
                 # One of them may have been fatal to the others.
@@ -250,7 +247,9 @@ class DaskWorkers:
             msg = f"a worker failed: {error!r}"
             raise RuntimeError(msg) from error
         else:
-            yield from outcomes
+            if effort is not None:
+                effort.add(done.effort)
+            yield from done.outcomes
 
 
 _GONE = "the scheduler {where} is gone; what was stored is safe: start it, then the same command resumes"

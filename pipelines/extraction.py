@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import Stopped, StoreWriteError, VideoError
@@ -143,6 +143,11 @@ class Effort:
     waited_for_network: float = 0.0
     waited_for_frames: float = 0.0
     waited_for_files: float = 0.0
+
+    def add(self, other: Effort) -> None:
+        """Add another's time, such as that of a worker: of several at once, sums say what limits them as well."""
+        for field_ in fields(self):
+            setattr(self, field_.name, getattr(self, field_.name) + getattr(other, field_.name))
 
 
 @dataclass(slots=True, eq=False)

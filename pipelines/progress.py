@@ -66,7 +66,8 @@ class SummaryEvent(msgspec.Struct, tag_field="event", tag="summary", frozen=True
     """A run ended with ``exit_code``.
 
     ``network_seconds`` is how long networks ran, ``waited_for_frames_seconds`` how long nothing was left to do but to
-    wait for decoders; ``limited_by`` decode, network or preprocess, None for a run too short to tell.
+    wait for decoders, both summed over all workers; ``limited_by`` decode, network or preprocess, None for a run too
+    short to tell.
     """
 
     run: str

@@ -19,6 +19,7 @@ from .worker_reports import Reporter
 if TYPE_CHECKING:
     from ..extract.decode_limits import DecodeLimits
     from .cluster import Share
+    from .extraction import Effort
 
 _J = TypeVar("_J")
 
@@ -42,7 +43,15 @@ class Order:
     topic: str | None = None
 
 
-def work_on(order: Order, share: Share) -> list[list[Outcome]]:
+@dataclass(frozen=True, slots=True)
+class ShareDone:
+    """What became of a share, and where the worker's time went."""
+
+    outcomes: list[list[Outcome]]
+    effort: Effort
+
+
+def work_on(order: Order, share: Share) -> ShareDone:
     """Do a share, in a worker.
 
     Raises
@@ -76,7 +85,9 @@ def work_on(order: Order, share: Share) -> list[list[Outcome]]:
     num_decoders = order.num_decoders
     if num_decoders is None:
         num_decoders = _suitable_decoders(order.jobs, num_cores)
-    return list(retrying(order.unit)(share.entries, order.jobs, num_decoders=num_decoders, check=check, **options))
+    work = retrying(order.unit)
+    outcomes = list(work(share.entries, order.jobs, num_decoders=num_decoders, check=check, **options))
+    return ShareDone(outcomes, effort)
 
 
 def _suitable_decoders(jobs: Sequence[Any], num_cores: int) -> int:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import vadx_units
+from distributed import KilledWorker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +25,7 @@ from support import PLUGINS, Ran, vadx_environment
 from vadx.errors import ClusterError, StoreWriteError, UsageError
 from vadx.pipelines import cluster
 from vadx.pipelines.cluster import DaskWorkers, Share, check_address, local_workers, scheduler_workers, shares_of
+from vadx.pipelines.extraction import Effort
 from vadx.pipelines.inputs import Entry
 from vadx.pipelines.worker_reports import Length, Place
 
@@ -57,6 +61,15 @@ def entries(folder: Path, *names: str, num_bytes: int = 0) -> list[Entry]:
 def begun(folder: Path) -> dict[str, int]:
     """Give how often each video was begun."""
     return {path.name: len(path.read_text().splitlines()) for path in folder.iterdir()}
+
+
+class Killed:
+    """The future of a share whose worker ended too often."""
+
+    status = "error"
+
+    def result(self) -> object:
+        raise KilledWorker("share", "worker", 1)
 
 
 @pytest.fixture
@@ -159,13 +172,28 @@ class TestUnits:
             most = max(most, len(workers._flying))
         assert most <= 4
 
-    def test_a_video_that_ends_its_workers_fails_alone(self, workers: DaskWorkers, notes: Path, tmp_path: Path) -> None:
+    def test_a_video_that_ends_its_workers_fails_alone(
+        self, workers: DaskWorkers, notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cluster, "_TRIES_ALONE", 1)
         names = ["deadly", *(f"v{number}" for number in range(8))]
         # Empty files: all of them are one share.
         outcomes = {one.id: one for (one,) in workers(entries(tmp_path, *names), [notes])}
         assert outcomes["deadly"].code == "WORKER_LOST"
         assert outcomes["deadly"].retriable
         assert {outcomes[name].status for name in names[1:]} == {"done"}
+
+    def test_a_video_is_tried_alone_a_few_times(self, workers: DaskWorkers) -> None:
+        killed: Any = Killed()
+        share = Share((Entry("a", Path("a.mp4")),), (None,))
+        for _ in range(cluster._TRIES_ALONE - 1):
+            waiting: deque[Share] = deque()
+            assert list(workers._settle(killed, share, ["job"], waiting, None)) == []
+            share, rest = waiting.pop().split(1)
+            assert rest.entries == ()
+        ((settled,),) = workers._settle(killed, share, ["job"], deque(), None)
+        # Each of them twice, for a worker may end by chance.
+        assert (settled.code, settled.attempts) == ("WORKER_LOST", 2 * cluster._TRIES_ALONE)
 
     def test_a_disk_that_is_full_ends_the_run(self, workers: DaskWorkers, notes: Path, tmp_path: Path) -> None:
         with pytest.raises(StoreWriteError, match="the disk is full: free space"):
@@ -208,7 +236,8 @@ class TestUnits:
 
         ticking = DaskWorkers(workers.client, vadx_units.ticking, 2)
         videos = entries(tmp_path, "a", "b", num_bytes=1)
-        outcomes = list(ticking(videos, ["job"], on_frames=on_frames))
+        effort = Effort()
+        outcomes = list(ticking(videos, ["job"], on_frames=on_frames, effort=effort))
         assert {(one.id, one.notes) for (one,) in outcomes} == {("a", ("told",)), ("b", ("told",))}
         assert {place.worker for *_, place in told} == {"worker0", "worker1"}
         assert {length for *_, length, _ in told} == {Length(50, 25.0)}
@@ -217,6 +246,8 @@ class TestUnits:
             assert counts
             assert counts == sorted(set(counts))
             assert set(counts) <= set(range(1, 51))
+        # What each of them waited for.
+        assert effort == Effort(waited_for_frames=2.0)
         # Where nobody looks, nothing is told.
         assert {one.notes for (one,) in ticking(videos, ["job"])} == {("silent",)}
 
@@ -278,6 +309,23 @@ def test_boxes_of_files_are_found_from_another_working_directory(
     assert ran.code == 0, ran.err
     assert len(shard_hashes(tmp_path / "near")) == 2 * len(IDS)
     assert shard_hashes(tmp_path / "far") == shard_hashes(tmp_path / "near")
+
+
+@pytest.mark.parametrize(("has_bokeh", "told"), [(True, r"http://127\.0\.0\.1:[1-9]\d*/status"), (False, "None")])
+def test_the_dashboard_is_told_where_dask_can_show_it(
+    has_bokeh: bool,
+    told: str,
+    workers: DaskWorkers,
+    six_videos: Path,
+    vadx_here: Vadx,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda _name: True if has_bokeh else None)
+    address = workers.client.scheduler.address
+    command = (*TINY, six_videos, "--out", "other", "--scheduler", address, "--limit", "0")
+    (start,) = events(vadx_here(*command, "--json"), "start")
+    assert re.fullmatch(told, str(start.get("dashboard")))
+    assert ("Dask shows what its workers do at http://127.0.0.1:" in vadx_here(*command).err) == has_bokeh
 
 
 def test_workers_and_a_scheduler_contradict_each_other(six_videos: Path, vadx_here: Vadx) -> None:

@@ -46,7 +46,7 @@ def sleeping(entries: Sequence[Entry], jobs: Sequence[Any], **_options: Any) -> 
 
 
 def ticking(entries: Sequence[Entry], jobs: Sequence[Any], **options: Any) -> Iterator[list[Outcome]]:
-    """Tell of 50 frames of each video, a hundred a second, and note whether somebody listens."""
+    """Tell of 50 frames of each video, a hundred a second; note whether somebody listens, and a second of waiting."""
     on_frames = options.get("on_frames")
     # Ten times as often as a run's workers tell, so that nobody waits.
     often, worker_reports.REPORT_SECONDS = worker_reports.REPORT_SECONDS, 0.1
@@ -56,6 +56,7 @@ def ticking(entries: Sequence[Entry], jobs: Sequence[Any], **options: Any) -> It
                 if on_frames is not None:
                     time.sleep(0.01)
                     on_frames(entry, count, worker_reports.Length(50, 25.0))
+            options["effort"].waited_for_frames += 1.0
             notes = ("silent",) if on_frames is None else ("told",)
             yield [Outcome(entry.id, str(entry.path), "done", "new", notes=notes) for _ in jobs]
     finally:
