@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vadx.errors import StoreWriteError
+from vadx.errors import ShardError, StoreWriteError
 from vadx.features import index as index_module
 from vadx.features import listed_set
 from vadx.features.index import FRAMES_FROM_CODES, Index, Listing, load_index, write_index
@@ -343,3 +343,22 @@ def test_codes_that_mean_nothing_make_an_index_that_counts_as_none(full: Feature
     assert (load_index(full.index_path).folders, len(load_index(full.index_path).listing)) == ({}, 0)
     full.index_path.write_bytes(forged(names.replace(json.dumps(codes), '"3"'), row))
     assert load_index(full.index_path).listing.frames_from.tolist() == [3]
+
+
+def test_a_shard_that_the_system_could_not_read_once_is_not_lost_from_the_listing(
+    full: FeatureSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(full)
+    really, refused = index_module.read_outline, []
+
+    def read(path: Path) -> ShardOutline:
+        if path.stem == "a" and not refused:
+            refused.append(path)
+            raise ShardError(str(path), "unreadable", "Input/output error")
+        return really(path)
+
+    monkeypatch.setattr(index_module, "read_outline", read)
+    full.save_index({})
+    assert len(refused) == 1
+    assert "a" not in load_index(full.index_path).listing
+    assert list(FeatureSet(full.path)) == sorted(IDS)

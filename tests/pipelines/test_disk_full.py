@@ -76,7 +76,7 @@ def bytes_of(store: Path) -> int:
     return sum(-(-path.stat().st_size // PAGE) * PAGE for path in store.rglob("*") if path.is_file())
 
 
-NUM_SIZES = 12
+NUM_SIZES = 16
 
 
 @pytest.mark.tmpfs
