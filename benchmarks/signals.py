@@ -160,9 +160,12 @@ def run_trial(folder: Path, words: Sequence[str], again: Sequence[str], moment: 
 
 
 def trials(
-    root: Path, name: str, where: Sequence[str], count: int, num_again: int, generator: random.Random
+    root: Path, name: str, where: Sequence[str], count: int, num_again: int, generator: random.Random, deadline: float
 ) -> dict[str, Any]:
-    """Run so many trials; the first ``num_again`` are resumed by the same command, the others in one process."""
+    """Run so many trials, or until the deadline, a time of `time.monotonic`.
+
+    The first ``num_again`` are resumed by the same command, the others in one process.
+    """
     words = [*TINY, str(root / "videos"), "--out", "store"]
     (root / name).mkdir()
     begun = time.monotonic()
@@ -172,6 +175,8 @@ def trials(
     left_behind()
     rows = []
     for number in range(count):
+        if time.monotonic() > deadline:
+            break
         again = where if number < num_again else DECODERS
         moment = generator.uniform(0, whole)
         rows.append(run_trial(root / f"{name}{number}", [*words, *where], [*words, *again], moment, quiet))
@@ -180,8 +185,9 @@ def trials(
     return {
         "options": list(where),
         "seconds_of_an_undisturbed_run": significant(whole),
+        "trials_wanted": count,
         "trials": len(rows),
-        "resumed_by_the_same_command": min(num_again, count),
+        "resumed_by_the_same_command": min(num_again, len(rows)),
         "struck_while_running": len(struck),
         "seconds_to_exit": spread(struck) if struck else {},
         "codes": {str(code): number for code, number in sorted(Counter(row.code for row in rows).items())},
@@ -208,6 +214,7 @@ def main() -> int:
     parser.add_argument("--alone", type=int, default=60, help="trials in one process and its decoder")
     parser.add_argument("--workers", type=int, default=40, help="trials with --workers 2")
     parser.add_argument("--again", type=int, default=10, help="trials with workers that are resumed with workers")
+    parser.add_argument("--minutes", type=float, default=600.0, help="no other trial is begun after so long")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--folder", type=Path, help="where stores that are not equal are left to be looked at")
     parser.add_argument("--out", type=Path, default=RESULTS / "signals.json", help="where the result goes")
@@ -238,7 +245,8 @@ def main() -> int:
             ("alone", DECODERS, arguments.alone, arguments.alone),
             ("workers", ("--workers", "2", *DECODERS), arguments.workers, arguments.again),
         )
-        parts = [trials(root, *row, generator) for row in plan if row[2]]
+        deadline = time.monotonic() + 60 * arguments.minutes
+        parts = [trials(root, *row, generator, deadline) for row in plan if row[2]]
     finally:
         if arguments.folder is None:
             shutil.rmtree(root, ignore_errors=True)
