@@ -12,15 +12,16 @@ from ..features.packed_set import PackedSet
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_MODEL_JSON = "model.json"
+"""As `model_folder.MODEL_JSON`, whose module loads torch: not what verifying a set should wait for."""
+
 
 def files_to_verify(path: Path) -> Iterator[tuple[Path, StoreError | None]] | None:
     """Give what checks a model's folder or a bags file: yields each file and what is wrong with it.
 
     None for a set of a store, a sound packed file, or nothing.
     """
-    from .model_folder import MODEL_JSON
-
-    if (path / MODEL_JSON).is_file():
+    if (path / _MODEL_JSON).is_file():
         return _model_files(path)
     if path.is_file() and not _is_packed(path):
         return _bags(path)
@@ -36,11 +37,11 @@ def _is_packed(path: Path) -> bool:
 
 
 def _model_files(folder: Path) -> Iterator[tuple[Path, StoreError | None]]:
-    from .model_folder import MODEL_JSON, read_facts, read_tensors
+    from .model_folder import read_facts, read_tensors
 
-    for path in sorted([folder / MODEL_JSON, *folder.glob("*.safetensors")]):
+    for path in sorted([folder / _MODEL_JSON, *folder.glob("*.safetensors")]):
         try:
-            if path.name == MODEL_JSON:
+            if path.name == _MODEL_JSON:
                 read_facts(folder)
             else:
                 read_tensors(path)
