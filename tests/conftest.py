@@ -37,12 +37,18 @@ LONGEST_FIRST = (
     "pipelines/test_kill.py",
     "pipelines/test_tubes_command.py",
     "test_dockerfile.py",
+    "pipelines/test_chaos.py",
+    "pipelines/test_cluster.py",
+    "corpus/test_corpus.py",
+    "fuzz/test_fuzzers.py",
+    "fuzz/test_bit_rot.py",
     "pipelines/test_tubes_real.py",
     "extract/test_real.py",
     "pipelines/test_mean_cube_run.py",
     "test_demo_train.py",
     "pipelines/test_scene_chain.py",
     "pipelines/test_memory.py",
+    "pipelines/test_life_of_a_set.py",
 )
 """Files of a few long tests, in the order in which workers of pytest-xdist begin them."""
 
