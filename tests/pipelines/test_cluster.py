@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,9 +25,11 @@ from hypothesis import strategies as st
 from support import PLUGINS, Ran, vadx_environment
 from vadx.errors import ClusterError, StoreWriteError, UsageError
 from vadx.pipelines import cluster
+from vadx.pipelines.capacity import default_decoders, usable_cores
 from vadx.pipelines.cluster import DaskWorkers, Share, check_address, local_workers, scheduler_workers, shares_of
 from vadx.pipelines.extraction import Effort
 from vadx.pipelines.inputs import Entry
+from vadx.pipelines.worker_places import CORES
 from vadx.pipelines.worker_reports import Length, Place
 
 from .forking import IDS, TINY, events, shard_hashes, statuses
@@ -45,7 +48,8 @@ def workers() -> Iterator[DaskWorkers]:
     """Two workers of this machine, for what any unit of work is given to."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(PLUGINS), os.environ.get("PYTHONPATH", "")]))
-        with local_workers(2, vadx_units.noting) as started:
+        # Of a machine with two GPUs: what is done here, is done on its CPUs.
+        with local_workers(2, vadx_units.noting, gpus=["0", "GPU-1d2c"]) as started:
             yield started
 
 
@@ -212,6 +216,21 @@ class TestUnits:
         assert len(settled) == 5
         assert begun(notes) == dict.fromkeys(settled, 1)
 
+    def test_each_worker_has_its_gpu_and_its_share_of_the_cores(self, workers: DaskWorkers) -> None:
+        assert sorted(workers.client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["0", "GPU-1d2c"]
+        assert set(workers.client.run(os.getenv, CORES).values()) == {str(max(1, usable_cores() // 2))}
+
+    @pytest.mark.parametrize(("num_decoders", "num_cores"), [(None, None), (0, None), (3, 5), (None, 64)])
+    def test_a_worker_decodes_and_computes_with_its_share(
+        self, num_decoders: int | None, num_cores: int | None, workers: DaskWorkers, tmp_path: Path
+    ) -> None:
+        counting = DaskWorkers(workers.client, vadx_units.counting, 2, num_cores)
+        jobs = [SimpleNamespace(device="cuda:1")]
+        ((settled,),) = counting(entries(tmp_path, "a"), jobs, num_decoders=num_decoders)
+        cores = num_cores or max(1, usable_cores() // 2)
+        decoders = default_decoders("cuda", cores) if num_decoders is None else num_decoders
+        assert settled.notes == (str(decoders), str(cores))
+
     def test_nothing_listens_beyond_this_machine(self, workers: DaskWorkers) -> None:
         assert workers.client.status == "running"
         addresses = {address for pid in family(os.getpid()) for address in listening(pid)}
@@ -326,6 +345,12 @@ def test_the_dashboard_is_told_where_dask_can_show_it(
     (start,) = events(vadx_here(*command, "--json"), "start")
     assert re.fullmatch(told, str(start.get("dashboard")))
     assert ("Dask shows what its workers do at http://127.0.0.1:" in vadx_here(*command).err) == has_bokeh
+
+
+def test_the_device_of_others_need_not_be_here(workers: DaskWorkers, six_videos: Path, vadx_here: Vadx) -> None:
+    command = ("extract", "--backbone", "tiny", "--weights", "random", "--device", "cuda", six_videos, "--out", "other")
+    ran = vadx_here(*command, "--scheduler", workers.client.scheduler.address, "--limit", "0", "--json")
+    assert (ran.code, events(ran, "start")[0]["device"]) == (0, "cuda"), ran.err
 
 
 def test_workers_and_a_scheduler_contradict_each_other(six_videos: Path, vadx_here: Vadx) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from support import Ran
 from vadx.errors import UsageError
+from vadx.pipelines.cli.worker_options import device_of
 from vadx.pipelines.slurm_workers import ClusterSettings, cluster_settings
 
 from .forking import TINY
@@ -42,6 +43,17 @@ def test_a_table_is_read() -> None:
 def test_what_cannot_be_meant_is_refused(tables: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         cluster_settings(FILE, "lab", tables)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "kind"), [(1, "auto", "cuda"), (0, "auto", "cpu"), (0, "cuda", "cuda"), (1, "cpu", "cpu")]
+)
+def test_the_device_is_that_of_the_cluster(
+    gpus: int, device: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vadx.toml").write_text(f"[cluster.lab]\ngpus = {gpus}\n")
+    assert str(device_of({"device": device, "cluster": "lab", "scheduler": None})) == kind
 
 
 def test_a_cluster_is_no_command(six_videos: Path, vadx_here: Vadx, tmp_path: Path) -> None:

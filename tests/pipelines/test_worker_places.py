@@ -6,6 +6,7 @@ import sys
 import types
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,6 +84,24 @@ def test_workers_together_decode_in_no_more_processes_than_there_are_cores(
 ) -> None:
     each = [default_decoders(device, place.num_cores) for place in places_of(num_workers, [], cores)]
     assert sum(each) <= max(cores, num_workers)
+
+
+@pytest.mark.parametrize(
+    ("where", "decoders", "num_decoders"),
+    [
+        ({"workers": 4}, None, None),
+        ({"scheduler": "tcp://127.0.0.1:1"}, None, None),
+        ({"workers": 4}, 2, 2),
+        ({}, 0, 0),
+    ],
+)
+def test_workers_choose_their_decoders_unless_somebody_says(
+    where: dict[str, Any], decoders: int | None, num_decoders: int | None
+) -> None:
+    from vadx.pipelines.cli.extract import decoders_of_run
+
+    options = {"workers": None, "scheduler": None, "cluster": None, "decoders": decoders, "device": "cpu", **where}
+    assert decoders_of_run(options, []) == num_decoders
 
 
 RECIPE = Recipe(

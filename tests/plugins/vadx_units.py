@@ -61,3 +61,12 @@ def ticking(entries: Sequence[Entry], jobs: Sequence[Any], **options: Any) -> It
             yield [Outcome(entry.id, str(entry.path), "done", "new", notes=notes) for _ in jobs]
     finally:
         worker_reports.REPORT_SECONDS = often
+
+
+def counting(entries: Sequence[Entry], jobs: Sequence[Any], **options: Any) -> Iterator[list[Outcome]]:
+    """Note of each video with how many decoders and threads it would be worked on."""
+    import torch
+
+    for entry in entries:
+        notes = (str(options["num_decoders"]), str(torch.get_num_threads()))
+        yield [Outcome(entry.id, str(entry.path), "done", "new", notes=notes) for _ in jobs]
