@@ -242,8 +242,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "O_NOFOLLOW of unfinished work",
         "features/checkpoint.py",
-        "os.O_CLOEXEC | _O_NOFOLLOW, 0o666",
-        "os.O_CLOEXEC, 0o666",
+        "os.O_CLOEXEC | _O_NOFOLLOW",
+        "os.O_CLOEXEC",
         _attack("texts", "TestLinksInAStore::test_unfinished_work_that_is_a_link_is_not_emptied"),
     ),
     Guard(

@@ -148,9 +148,8 @@ def test_ffmpeg_is_told_which_formats_and_protocols_it_may_use(tmp_path: Path, m
         told.append((name, more["options"]))
         return opens(name, **more)
 
-    monkeypatch.setattr(av, "open", note)
     path = make_video(tmp_path / "a.mp4", num_frames=3)
-    told.clear()
+    monkeypatch.setattr(av, "open", note)
     VideoReader(path).close()
     ((name, options),) = told
     assert name == f"file:{path}"
