@@ -293,7 +293,7 @@ class BagFile:
 
     def _read_tables(self) -> None:
         with self._opened() as file:
-            attributes = checked_attributes(self.path, file)
+            attributes = checked_attributes(self.path, file, allow_heap=False)
             version = attributes.get("vadx_bags")
             if version is None:
                 msg = f"{self.path}: not a bags file of vadx (it has no attribute vadx_bags); check the path"

@@ -371,8 +371,11 @@ def checked_dataset(path: Path, file: h5py.File, name: str, *, kind: str, num_ax
     return dataset
 
 
-def checked_attributes(path: Path, node: h5py.HLObject) -> dict[str, Any]:
+def checked_attributes(path: Path, node: h5py.HLObject, *, allow_heap: bool = True) -> dict[str, Any]:
     """Give the attributes of a file or group.
+
+    Texts of variable length lie in a heap, which only a `GuardedFile` makes safe to read: elsewhere ``allow_heap`` is
+    False.
 
     Raises
     ------
@@ -381,7 +384,7 @@ def checked_attributes(path: Path, node: h5py.HLObject) -> dict[str, Any]:
     """
     for name in node.attrs:
         kept = node.attrs.get_id(name)
-        if kept.shape != () or not (kept.dtype.kind in "Sifb" or h5py.check_string_dtype(kept.dtype)):
+        if kept.shape != () or not (kept.dtype.kind in "Sifb" or (allow_heap and h5py.check_string_dtype(kept.dtype))):
             raise ShardError(str(path), "structure", f"its attribute {name} is no single number or text")
     return dict(node.attrs)
 
