@@ -378,6 +378,18 @@ def test_a_disk_that_is_full_is_said_in_plain_words(bench: Path, monkeypatch: py
         assert in_plain_words(ran.out + ran.err)
 
 
+def test_a_scheduler_that_is_not_there_is_said_in_plain_words(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vadx.pipelines import cluster
+
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 0.3)
+    ran = run_here(bench, *TINY, "ok.mp4", "--out", "far", "--scheduler", "tcp://127.0.0.1:9")
+    assert ran.code == 6, ran.err
+    last = ran.err.splitlines()[-1]
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in last
+    assert last.endswith("start one: dask scheduler --host 127.0.0.1")
+    assert in_plain_words(ran.out + ran.err)
+
+
 def test_the_words_of_libraries_would_be_noticed(bench: Path) -> None:
     import h5py
 
