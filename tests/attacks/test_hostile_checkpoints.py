@@ -115,7 +115,7 @@ def _deflated_arrays(path: Path) -> None:
 
 
 def _long_header(path: Path) -> None:
-    header = b"{" + b" " * MAX_HEADER_BYTES + b"}"
+    header = b'{"__metadata__":{"vadx":"{}"}' + b" " * MAX_HEADER_BYTES + b"}"
     path.write_bytes(struct.pack("<Q", len(header)) + header)
 
 
