@@ -8,7 +8,7 @@ JOBS ?= 2
 # Tests start hundreds of processes, and each would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check install container-check clean
+.PHONY: demo test check install fuzz soak sabotage container-check clean
 
 demo: install
 	$(BIN)/vadx demo
@@ -31,6 +31,17 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e . --group dev \
 		|| $(BIN)/python -m pip install --quiet -c constraints.txt -e . --group dev
 	touch $(READY)
+
+# As long as one likes, for instance: make fuzz ARGS="--minutes 60 --seed 7"; make soak ARGS="--hours 24". docs/robustness.md
+fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(ARGS)
+
+soak: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/soak.py $(ARGS)
+
+# Removes one guard at a time, in copies, and prints the test that turns red for each; half an hour on 2 cores.
+sabotage: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/sabotage.py $(ARGS)
 
 # Runs the Dockerfile's steps word for word without a container engine; needs root and a package registry.
 container-check: install
