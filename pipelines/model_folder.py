@@ -171,7 +171,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
             msg = f"vadx_model is {version!r}"
             raise ValueError(msg)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        msg = f"{path}: this is no model of vadx ({error}); name the folder that vadx train wrote"
+        reason = getattr(error, "strerror", None) or error
+        msg = f"{path}: this is no model of vadx ({reason}); name the folder that vadx train wrote"
         raise StoreError(msg) from error
     if version > MODEL_VERSION:
         msg = f"{path}: a newer vadx wrote it (model format {version}); update vadx"
@@ -260,6 +261,9 @@ def read_model(folder: Path, which: Which = "last") -> Model:
     if which == "best" and not path.exists():
         msg = f"{folder} has no best network ({facts['choice']}); ask for the last one"
         raise UsageError(msg)
+    if not path.exists():
+        msg = f"{folder} has no {path.name}: its training came to no checkpoint yet; repeat the command that trains it"
+        raise StoreError(msg)
     tensors, header = read_tensors(path)
     _check_finite(path, tensors)
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in facts["settings"].items()}

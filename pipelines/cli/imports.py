@@ -9,7 +9,7 @@ import rich_click as click
 
 from ...errors import VadxError
 from ..policy import parse_part
-from .common import out_option, run_limits, run_options
+from .common import FiniteRange, out_option, run_limits, run_options
 
 if TYPE_CHECKING:
     from ...features.recipe import Recipe
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--preset", help="State the recipe: a name of `vadx presets`. What nobody states stays unknown.")
 @click.option("--known", multiple=True, help="State facts of the recipe: FACT=VALUE, or a JSON file of them.")
 @click.option("--counts", type=click.Path(path_type=Path), help="Frames of videos: lines NAME,FRAMES, or a manifest.")
-@click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Frames a second of the videos, for seconds.")
+@click.option("--fps", type=FiniteRange(min=0, min_open=True), help="Frames a second of the videos, for seconds.")
 @click.option("--manifest-out", type=click.Path(path_type=Path), help="Write the labels that an export noted here.")
 @run_options(force="Read every video again, and replace its shard.", verbose="Print a line for every video.")
 @click.pass_context

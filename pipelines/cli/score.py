@@ -9,6 +9,7 @@ import rich_click as click
 
 from ...errors import UsageError
 from .common import (
+    FiniteRange,
     decode_limits,
     decoding_options,
     engine_option,
@@ -34,9 +35,7 @@ if TYPE_CHECKING:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, metavar="[VIDEO]...")
 @click.option("--which", type=click.Choice(["last", "best"]), default="last", help="Which of the model's networks.")
-@click.option(
-    "--threshold", "-t", type=click.FloatRange(0, 1), default=0.5, help="From which score on something is found."
-)
+@click.option("--threshold", "-t", type=FiniteRange(0, 1), default=0.5, help="From which score on something is found.")
 @click.option("--top", type=click.IntRange(min=0), default=5, help="Print so many intervals, of the highest peaks.")
 @click.option("--csv", type=click.Path(path_type=Path), help="Write each frame's score: a file, or a folder.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw scores over time: a .png, a .svg, or a folder.")

@@ -11,6 +11,7 @@ import rich_click as click
 
 from ...errors import StoreError, UsageError
 from .common import (
+    FiniteRange,
     choose_sets,
     human_bytes,
     json_option,
@@ -357,7 +358,7 @@ def _sets_to_verify(name: str | None, store: Path) -> tuple[list[FeatureSet | St
 @click.argument("feature_set", required=False, metavar="[SET]")
 @store_option
 @json_option
-@click.option("--older-than", type=click.FloatRange(min=0), default=DAY_HOURS, help="Hours since it was last written.")
+@click.option("--older-than", type=FiniteRange(min=0), default=DAY_HOURS, help="Hours since it was last written.")
 @click.option("--yes", is_flag=True, help="Sweep; without it, only list.")
 def gc(feature_set: str | None, store: Path, as_json: bool, older_than: float, yes: bool) -> int:
     """Sweep what killed runs left behind in tmp/, and failures of videos that were stored since.

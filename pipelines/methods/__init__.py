@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class Settings:
     Raises
     ------
     UsageError
-        if a number is not positive.
+        if a count is not positive, a number is NaN or infinite, or one that an optimiser takes is negative.
     """
 
     normal_bags: int = 30
@@ -59,6 +60,18 @@ class Settings:
             if getattr(self, name) < 1:
                 msg = f"{name} is {getattr(self, name)}: it counts what a training needs; give 1 or more"
                 raise UsageError(msg)
+        for name in (one.name for one in dataclasses.fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                msg = f"{name} is {value}: give a number"
+                raise UsageError(msg)
+            if name in _OF_OPTIMISERS and value < 0:
+                msg = f"{name} is {value}: no optimiser takes it; give 0 or more"
+                raise UsageError(msg)
+
+
+_OF_OPTIMISERS = ("learning_rate", "weight_decay", "epsilon")
+"""Settings that optimisers take, and refuse where they are negative."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -172,6 +172,7 @@ def test_names_of_other_alphabets_and_bytes_come_in(tmp_path: Path, vadx_here: V
         (("--format", "rtfm", "ucf", "--manifest-out", "m.csv"), 2, "`vadx manifest`"),
         (("--format", "rtfm", "ucf", "--counts", "none.txt"), 5, "none.txt: no such file"),
         (("--format", "rtfm", "ucf", "--max-failures", "some"), 2, "--max-failures is a number"),
+        (("--format", "rtfm", "ucf", "--fps", "nan"), 2, "nan is no number that can be meant here"),
         (("--format", "sultani", "bags"), 2, "give --counts FILE, with lines NAME,FRAMES"),
     ],
 )

@@ -84,6 +84,14 @@ def test_a_damaged_network_names_the_other_one(name: str, model: Path, vadx_here
     assert "--which" not in vadx_here(*USES[name]).err
 
 
+def test_a_training_that_came_to_no_checkpoint_is_told_as_one(tiny: FeatureSet, vadx_here: Vadx) -> None:
+    ran = vadx_here(*command("deepmil", "--learning-rate", "1e38"))
+    assert (ran.code, "the loss is" in ran.err) == (2, True), ran.err
+    ran = vadx_here(*USES["eval"])
+    assert ran.code == 1
+    assert "model has no last.safetensors: its training came to no checkpoint yet; repeat the command" in ran.err
+
+
 def test_a_damaged_state_says_how_the_training_begins_anew(model: Path, vadx_here: Vadx) -> None:
     whole = load_file(model / "last.safetensors")
     (model / STATE).write_bytes(b"cut off")

@@ -240,6 +240,7 @@ def test_the_weights_of_a_recipe_are_found_by_their_hash(tmp_path: Path, monkeyp
         (("score", "model", "--set", "tiny", "--overlay", "a.mp4"), "give the videos"),
         (("score", "model", "v", "--which", "best"), "has no best network (nothing was measured); ask for the last"),
         (("score", "model", "v", "--tubes", "x"), "there is no store at store"),
+        (("score", "model", "v", "--threshold", "nan"), "nan is no number that can be meant here"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_any_work(
