@@ -109,7 +109,7 @@ class DetectionFiles:
                     raise UsageError(msg)
                 digest.update(one.read_bytes())
         except (OSError, UsageError) as error:
-            raise VideoError("DETECTIONS_UNREADABLE", identifier, str(error)) from error
+            raise VideoError("DETECTIONS_UNREADABLE", identifier, _reason(error)) from error
         return digest.hexdigest()
 
     def read(self, identifier: str, stride: int) -> Detections:
@@ -129,7 +129,12 @@ class DetectionFiles:
                 images=self.images,
             )
         except (OSError, UsageError) as error:
-            raise VideoError("DETECTIONS_UNREADABLE", identifier, str(error)) from error
+            raise VideoError("DETECTIONS_UNREADABLE", identifier, _reason(error)) from error
+
+
+def _reason(error: OSError | UsageError) -> str:
+    # The system's own errors repeat the path in a form of Python's.
+    return getattr(error, "strerror", None) or str(error)
 
 
 @dataclass(frozen=True, slots=True)
