@@ -46,7 +46,11 @@ MAX_MESSAGE_BYTES = 1 << 20
 """No message is longer."""
 
 _PASSED_ON = frozenset(
-    ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH")
+    (
+        *("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE"),
+        *("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH"),
+        *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+    )
 )
 _OWN_PREFIXES = ("PYTHON", "VADX_")
 """Variables of the environment that a process gets."""
