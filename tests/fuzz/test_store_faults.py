@@ -1,6 +1,6 @@
 """A fault at every system call of what is done with a store: pack, unpack, gc, index, failure, store, bags.
 
-Every call fails in one of the ways; with ``VADX_EVERY_FAULT=1`` in all of them.
+A dozen calls of each fail, each in another way; with ``VADX_EVERY_FAULT=1`` all of them in all ways.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def test_no_fault_at_any_call_leaves_what_must_not_be(observations: list[dict[st
 
 def test_every_operation_met_every_fault(observations: list[dict[str, Any]]) -> None:
     met = Counter(one["operation"] for one in observations)
-    assert len(observations) >= (600 if EVERY_FAULT else 100)
+    assert len(observations) >= (600 if EVERY_FAULT else 50)
     assert min(met.values()) >= 3
     assert len(met) == 7
     assert {one["outcome"] for one in observations} >= {"done", "killed", "StoreWriteError"}
