@@ -32,9 +32,13 @@ def gpus_named(text: str | None, num_gpus: int) -> list[str]:
 
 def visible_gpus() -> list[str]:
     """Give the GPUs of this process, each as CUDA_VISIBLE_DEVICES names it."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None and not gpus_named(named, 1):
+        # Torch takes seconds to load.
+        return []
     import torch
 
-    return gpus_named(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
+    return gpus_named(named, torch.cuda.device_count())
 
 
 def gpus_of(device: str) -> list[str]:

@@ -55,6 +55,12 @@ def test_a_device_says_which_gpus_workers_share(device: str, names: list[str], m
     assert gpus_of(device) == names
 
 
+def test_hidden_gpus_are_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert gpus_of("cuda") == []
+
+
 def test_workers_share_gpus_in_turn_and_divide_the_cores() -> None:
     assert places_of(5, ["0", UUID], 16) == [WorkerPlace(3, gpu) for gpu in ("0", UUID, "0", UUID, "0")]
     assert places_of(4, [], 2) == [WorkerPlace(1)] * 4
