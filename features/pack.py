@@ -98,7 +98,7 @@ def pack_set(feature_set: FeatureSet, path: Path | None = None) -> PackReport:
     existing = _existing(target, feature_set)
     if existing is not None and existing.content_sha256 == content:
         return PackReport(target, "current", len(headers), len(failures), target.stat().st_size)
-    make_directory(target.parent)
+    make_directory(target.parent, option="--to")
     temporary = temporary_name(target.parent, target.name)
     num_bytes = _room(headers)
     order = {

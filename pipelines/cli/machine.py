@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from .common import DEFAULT_STORE, json_option, print_json, print_table
+from .common import json_option, print_json, print_table, store_option
 
 if TYPE_CHECKING:
     from ...extract.library import Probe
@@ -147,14 +147,7 @@ def detectors(as_json: bool, quiet: bool) -> int:
 
 
 @click.command()
-@click.option(
-    "--store",
-    "-o",
-    type=click.Path(path_type=Path),
-    envvar="VADX_STORE",
-    default=Path(DEFAULT_STORE),
-    help="The store.",
-)
+@store_option
 @click.option("--settings", is_flag=True, help="Print every setting of every command, and where it comes from.")
 @json_option
 @click.pass_context

@@ -553,3 +553,9 @@ def state(packed: PackedSet) -> object:
 def test_the_table_of_datasets_is_the_shards() -> None:
     assert [f.name for f in fields(packed_module.ShardSummary)] == ["id", *packed_module.COLUMNS]
     assert len(set(map(key_of, itertools.chain(IDS, ODD_IDS)))) == len(IDS) + len(ODD_IDS)
+
+
+def test_a_file_in_a_folder_s_place_is_told_with_the_option_of_pack(full: FeatureSet, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreWriteError, match="A file stands where a folder must: give another --to"):
+        pack_set(full, tmp_path / "file" / "packed.h5")

@@ -17,7 +17,7 @@ import rich_click as click
 from support import Ran, make_video, vadx_environment
 from vadx.extract import backbones
 from vadx.pipelines.cli import COMMANDS, cli
-from vadx.pipelines.cli.common import decoding_options, out_option, run_options
+from vadx.pipelines.cli.common import decoding_options, out_option, run_options, store_option
 
 from .forking import (
     TINY,
@@ -170,6 +170,7 @@ class TestSettings:
 @pytest.mark.parametrize(
     ("added", "commands"),
     [
+        (store_option, ("ls", "info", "verify", "gc", "runs", "diff", "pack", "bags", "export", "train", "doctor")),
         (out_option(), ("extract", "tubes")),
         (out_option("--to"), ("import",)),
         (run_options(force="", verbose=""), ("extract", "tubes", "import")),
