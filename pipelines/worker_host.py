@@ -150,10 +150,11 @@ class _Host:
 
 def _own_host(address: str) -> str:
     """Give the address of this machine by which the scheduler reaches it: no other listens to strangers."""
+    from distributed.comm.addressing import unparse_host_port
     from distributed.utils import get_ip
 
     host = urlsplit(address).hostname or "127.0.0.1"
     try:
-        return str(get_ip(host, urlsplit(address).port or 8786))
+        return str(unparse_host_port(get_ip(host, urlsplit(address).port or 8786)))
     except OSError:
         return "127.0.0.1" if host == "localhost" else ""
