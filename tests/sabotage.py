@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -758,7 +758,7 @@ def _forget_compiled(path: Path) -> None:
         compiled.unlink()
 
 
-def try_all(guards: Sequence[Guard], num_jobs: int, say: Callable[[str], None] = print) -> int:
+def try_all(guards: Sequence[Guard], num_jobs: int) -> int:
     """Try guards in copies of their own; gives the number of those whose test stayed green."""
     num_green = 0
     free: SimpleQueue[Path] = SimpleQueue()
@@ -773,7 +773,8 @@ def try_all(guards: Sequence[Guard], num_jobs: int, say: Callable[[str], None] =
     with _filled(num_jobs, free), ThreadPoolExecutor(num_jobs) as pool:
         for guard, is_red in zip(guards, pool.map(one, guards), strict=True):
             num_green += not is_red
-            say(f"{'red        ' if is_red else 'STILL GREEN'}  {guard.name}  ({guard.file})  {guard.test}")
+            said = "red        " if is_red else "STILL GREEN"
+            print(f"{said}  {guard.name}  ({guard.file})  {guard.test}", flush=True)
     return num_green
 
 
