@@ -84,14 +84,14 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "VADX_EXTRACT_ENGINE": "torch-eager"}
 
 
-def overhead(root: Path, counts: Sequence[int], num_workers: int) -> dict[str, Any]:
-    """Give what videos cost the client, by where it works and how many go together."""
-    folders = {count: make_files(root / f"videos{count}", [0] * count) for count in counts}
-    few, many = min(counts), max(counts)
+def overhead(root: Path, together: Sequence[int], alone: Sequence[int], num_workers: int) -> dict[str, Any]:
+    """Give what videos cost the client, by where it works and how many go together: so many each, few and many."""
+    folders = {count: make_files(root / f"videos{count}", [0] * count) for count in {*together, *alone}}
     ways: dict[str, Any] = {}
 
     def measure(name: str, share: int, *where: str, scheduler: int | None = None) -> None:
         rows: dict[int, dict[str, float]] = {}
+        few, many = sorted(alone if share == 1 else together)
         for count in (few, many):
             before = 0.0 if scheduler is None else cpu_seconds_of(scheduler)
             rows[count] = run_command(folders[count], root / f"{name}-{count}", share, *where)
@@ -114,13 +114,13 @@ def overhead(root: Path, counts: Sequence[int], num_workers: int) -> dict[str, A
             ways[name]["scheduler_cpu_milliseconds_a_video"] = cost
 
     measure("workers", 32, "--workers", str(num_workers))
-    measure("workers_one_video_a_share", 1, "--workers", str(num_workers))
     address, started = start_cluster(root, num_workers, environment())
     try:
         measure("scheduler", 32, "--scheduler", address, scheduler=started[0].pid)
         measure("scheduler_one_video_a_share", 1, "--scheduler", address, scheduler=started[0].pid)
     finally:
         end_cluster(started)
+    measure("workers_one_video_a_share", 1, "--workers", str(num_workers))
     return ways
 
 
@@ -142,6 +142,7 @@ def makespan(root: Path, num_workers: int, scale: float, seed: int) -> dict[str,
     if len(done) != len(entries):
         sys.exit(f"{len(done)} of {len(entries)} videos were settled")
     ideal = max(max(seconds), sum(seconds) / num_workers) / scale
+    print(f"{num_workers} workers: {took:.2f} s, ideal {ideal:.2f} s", file=sys.stderr)
     return {
         "workers": num_workers,
         "seconds": significant(took),
@@ -176,6 +177,7 @@ def report(result: dict[str, Any]) -> Iterator[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, nargs=2, default=[1_000, 10_000], help="few and many videos of no work")
+    parser.add_argument("--alone", type=int, nargs=2, default=[1_000, 10_000], help="likewise, where each is a share")
     parser.add_argument("--workers", type=int, nargs="+", default=[4, 8], help="workers of the skewed mix")
     parser.add_argument("--scale", type=float, default=1_000, help="how many times faster than the clock the mix is")
     parser.add_argument("--seed", type=int, default=SEED)
@@ -197,7 +199,7 @@ def main() -> int:
             "makespan_scale": arguments.scale,
             "makespan": [makespan(root, count, arguments.scale, arguments.seed) for count in arguments.workers],
             "overhead_workers": 2,
-            "overhead": overhead(root, arguments.videos, 2),
+            "overhead": overhead(root, arguments.videos, arguments.alone, 2),
         }
     result["missed"] = missed(result)
     deliver(result, arguments, report)

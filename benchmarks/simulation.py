@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ from vadx.features.index import Index, load_index, write_index  # noqa: E402  # 
 from vadx.features.store import FeatureSet, Store  # noqa: E402  # after the path is set
 from vadx.pipelines import cluster  # noqa: E402  # after the path is set
 from vadx.pipelines.inputs import Entry, find_videos  # noqa: E402  # after the path is set
-from vadx.pipelines.worker_reports import REPORT_SECONDS  # noqa: E402  # after the path is set
+from vadx.pipelines.worker_reports import report_seconds  # noqa: E402  # after the path is set
 
 SEED = 20261122
 MAX_ERROR = 0.10
@@ -59,6 +59,9 @@ SIGMA = 1.2
 FPS = 30.0
 SPEEDS = (300.0, 1_000.0, 3_000.0)
 """Frames a second of one GPU: assumed, for none was measured."""
+
+MEASURED = ("measured_by", "load_average_before", "notes", "measured", "scheduler", "store", "wrong")
+"""The parts of a result that `--again` takes over."""
 
 MESSAGES_A_SHARE = 8
 """Through the scheduler: the order in and out, its end in and out, where its result is and the answer, its release."""
@@ -221,7 +224,7 @@ def fit(runs: Sequence[Measured]) -> Costs:
     return Costs(*np.abs(found.x).tolist())
 
 
-def measured_runs(root: Path, arguments: argparse.Namespace) -> tuple[Costs, dict[str, Any], list[str]]:
+def measured_runs(root: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Fit the model to small runs, and compare it with large ones."""
     generator = np.random.default_rng(arguments.seed)
     fitted: list[Measured] = []
@@ -246,7 +249,7 @@ def measured_runs(root: Path, arguments: argparse.Namespace) -> tuple[Costs, dic
     rows = [run.told(costs) for run in held]
     wrong = [f"{row['workers']} workers: off by {row['error']:.1%}" for row in rows if abs(row["error"]) > MAX_ERROR]
     model = {"seconds_a_share": significant(costs.share), "seconds_a_video": significant(costs.video)}
-    return costs, {"model": model, "fitted_to": [run.told(costs) for run in fitted], "predicted": rows}, wrong
+    return {"model": model, "fitted_to": [run.told(costs) for run in fitted], "predicted": rows}, wrong
 
 
 def scheduler_costs(root: Path) -> dict[str, float]:
@@ -339,7 +342,7 @@ def at_scale(
         run = simulate(work, arguments.gpus, all_costs)
         ideal = max(float(footage.max()), float(footage.sum()) / arguments.gpus) * FPS / speed
         beats = heartbeats_a_second(arguments.gpus)
-        reports = arguments.gpus / REPORT_SECONDS
+        reports = arguments.gpus / report_seconds(arguments.gpus)
         tasks = run.num_shares / run.makespan
         rows.append(
             {
@@ -406,6 +409,7 @@ def main() -> int:
         "--store", type=int, nargs="+", default=[2_000, 10_000], help="videos of the sets whose index is timed"
     )
     parser.add_argument("--scheduling", type=Path, default=RESULTS / "scheduling.json", help="what the client costs")
+    parser.add_argument("--again", type=Path, help="an earlier result whose measurements are taken")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--out", type=Path, default=RESULTS / "simulation.json", help="where the result goes")
     parser.add_argument("--note", action="append", default=[], help="a remark for the result")
@@ -413,20 +417,32 @@ def main() -> int:
     arguments = parser.parse_args()
     os.environ.update(environment())
     load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(prefix="vadx-simulation-", ignore_cleanup_errors=True) as name:
-        root = Path(name)
-        costs, measured, wrong = measured_runs(root, arguments)
-        scheduler = scheduler_costs(root)
-        store = store_costs(root, arguments.store)
+    command = shlex.join(["python", "benchmarks/simulation.py", *sys.argv[1:]])
+    if arguments.again is None:
+        with tempfile.TemporaryDirectory(prefix="vadx-simulation-", ignore_cleanup_errors=True) as name:
+            root = Path(name)
+            measured, wrong = measured_runs(root, arguments)
+            known = {
+                "measured_by": command,
+                "load_average_before": significant(load),
+                "notes": arguments.note,
+                "measured": measured,
+                "scheduler": {name: significant(value) for name, value in scheduler_costs(root).items()},
+                "store": store_costs(root, arguments.store),
+                "wrong": wrong,
+            }
+    else:
+        earlier = json.loads(arguments.again.read_text())
+        known = {"measured_by": earlier["command"], **{name: earlier[name] for name in MEASURED if name in earlier}}
+    model = known["measured"]["model"]
+    costs = Costs(model["seconds_a_share"], model["seconds_a_video"])
     scheduling = json.loads(arguments.scheduling.read_text())
     result = {
-        "command": shlex.join(["python", "benchmarks/simulation.py", *sys.argv[1:]]),
+        "command": command,
         "versions": {name: version(name) for name in ("vadx", "distributed", "dask")}
         | {"python": platform.python_version()},
         "machine": machine(),
         "seed": arguments.seed,
-        "notes": arguments.note,
-        "load_average_before": significant(load),
         "assumed": {
             "mean_seconds_of_a_video": MEAN_SECONDS,
             "sigma_of_log_seconds": SIGMA,
@@ -434,18 +450,14 @@ def main() -> int:
             "seconds_until_decoders_of_a_share_are_there": arguments.share_start,
             "messages_of_a_share": MESSAGES_A_SHARE,
         },
-        "measured": measured,
-        "scheduler": {name: significant(value) for name, value in scheduler.items()},
-        "store": store,
-        "costs": {name: significant(value) for name, value in asdict(costs).items()},
+        **known,
         "simulated_videos": arguments.videos,
         "simulated_gpus": arguments.gpus,
-        "simulated": at_scale(costs, scheduling, scheduler["cpu_seconds_a_heartbeat"], arguments),
-        "alone": breaking(store, scheduling, arguments),
-        "wrong": wrong,
+        "simulated": at_scale(costs, scheduling, known["scheduler"]["cpu_seconds_a_heartbeat"], arguments),
+        "alone": breaking(known["store"], scheduling, arguments),
     }
     deliver(result, arguments, report)
-    return int(bool(wrong))
+    return int(bool(result["wrong"]))
 
 
 if __name__ == "__main__":

@@ -165,7 +165,9 @@ class DaskWorkers:
         absolute = [replace(entry, path=entry.path.absolute()) for entry in near.values()]
         waiting = deque(shares_of(absolute, self.num_workers, lambda entry: hint_of(near[entry.id])))
         topic = None if on_frames is None else f"vadx-{os.getpid()}-{id(self)}-{next(self._numbers)}"
-        order = Order(self.unit, tuple(map(far, jobs)), num_decoders, decode_limits, self.num_cores, topic)
+        order = Order(
+            self.unit, tuple(map(far, jobs)), num_decoders, decode_limits, self.num_cores, topic, self.num_workers
+        )
         # What was cancelled in a call before may still be told of.
         self._ended = SimpleQueue()
         watch = _Watch(self.client, self.no_workers_seconds)

@@ -32,7 +32,7 @@ class Order:
     """What is done with every share of a run.
 
     ``num_decoders`` of None is as many as suit the worker's device and cores, of which it has ``num_cores``, or what it
-    knows itself. How far it is, it tells under ``topic``, if there is one.
+    knows itself. How far it is, it tells under ``topic``, if there is one, as often as one of ``num_workers`` should.
     """
 
     unit: Unit
@@ -41,6 +41,7 @@ class Order:
     decode_limits: DecodeLimits | None = None
     num_cores: int | None = None
     topic: str | None = None
+    num_workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ def work_on(order: Order, share: Share) -> ShareDone:
     options: dict[str, Any] = {"decode_limits": order.decode_limits, "hint_of": hints.get, "effort": effort}
     if order.topic is not None:
         send = partial(worker.log_event, order.topic)
-        options["on_frames"] = Reporter(send, str(worker.name), lambda: effort.waited_for_frames)
+        waited = partial(getattr, effort, "waited_for_frames")
+        options["on_frames"] = Reporter(send, str(worker.name), waited, num_workers=order.num_workers)
     num_decoders = order.num_decoders
     if num_decoders is None:
         num_decoders = _suitable_decoders(order.jobs, num_cores)

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from .inputs import Entry
 
 REPORT_SECONDS = 1.0
-"""How often a worker tells how far it is, at most: a thousand of them are a thousand small records a second."""
+"""How often a worker tells how far it is, at most."""
+
+_REPORTS_A_SECOND = 100
+"""From all workers together: each costs their scheduler about as much as a sign that a worker lives, of which Dask lets
+a thousand workers send 170 a second."""
 
 _UNREAD_AT_MOST = 4096
 """Records that wait to be read. The oldest are dropped: newer ones say the same and more."""
@@ -48,6 +52,11 @@ class Report:
     videos: tuple[tuple[str, int, Length], ...]
 
 
+def report_seconds(num_workers: int) -> float:
+    """Give how often each of so many workers tells how far it is."""
+    return max(REPORT_SECONDS, num_workers / _REPORTS_A_SECOND)
+
+
 def length_of(info: VideoInfo) -> Length:
     """Give the length that a header states, or that follows from its duration."""
     num_frames = info.num_frames_declared
@@ -65,15 +74,17 @@ def bound_by(waited_seconds: float, seconds: float) -> Bound | None:
 
 @dataclass(slots=True)
 class Reporter:
-    """A worker's side: called with every block of frames, it tells of them once in `REPORT_SECONDS`.
+    """A worker's side: called with every block of frames, it tells of them once in `report_seconds`.
 
-    ``send`` is given what MessagePack holds; ``waited_seconds`` says how long frames were waited for in all.
+    ``send`` is given what MessagePack holds; ``waited_seconds`` says how long frames were waited for in all;
+    ``num_workers`` is how many workers tell.
     """
 
     send: Callable[[dict[str, Any]], object]
     worker: str
     waited_seconds: Callable[[], float]
     clock: Callable[[], float] = time.monotonic
+    num_workers: int = 1
     _news: dict[str, tuple[int, Length]] = field(default_factory=dict)
     _told_at: float = field(init=False)
     _waited_then: float = 0.0
@@ -85,7 +96,7 @@ class Reporter:
         """Note how many frames of a video were decoded so far, and tell it if it is time."""
         self._news[entry.id] = (num_frames, length)
         now = self.clock()
-        if now - self._told_at < REPORT_SECONDS:
+        if now - self._told_at < report_seconds(self.num_workers):
             return
         waited = self.waited_seconds()
         bound = bound_by(waited - self._waited_then, now - self._told_at)

@@ -171,6 +171,16 @@ def test_a_length_is_what_the_header_says(declared: int | None, duration: float 
     assert length_of(VideoInfo("mp4", "h264", 64, 48, "yuv420p", 30.0, declared, duration, 100)) == length
 
 
+@pytest.mark.parametrize(("num_workers", "seconds"), [(1, 1.0), (100, 1.0), (1_000, 10.0)])
+def test_many_workers_tell_less_often(num_workers: int, seconds: float) -> None:
+    now, told = [0.0], list[float]()
+    report = Reporter(lambda _record: told.append(now[0]), "w1", lambda: 0.0, lambda: now[0], num_workers=num_workers)
+    for tick in range(1, 25):
+        now[0] = float(tick)
+        report(Entry("a", Path("a")), tick, Length())
+    assert told[:2] == [seconds, 2 * seconds]
+
+
 def test_a_worker_tells_once_a_second_of_all_that_moved() -> None:
     now, waited, told = [0.0], [0.0], []
 
