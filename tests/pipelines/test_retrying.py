@@ -171,7 +171,8 @@ def test_a_run_that_may_begin_nothing_more_tells_what_became_of_those_that_wait(
     allowed = iter([True, False, False, False])
     settled = run(trying, "a", "b", may_start=lambda _num_begun: next(allowed))
     assert [(one.id, one.code, one.attempts) for one in settled.values()] == [("a", "VIDEO_UNREADABLE", 1)]
-    assert len(trying.begun) == 1
+    # Nor does it wait for them.
+    assert (len(trying.begun), clock.now) == (1, 0)
 
 
 def test_not_more_than_a_few_wait(clock: Clock) -> None:
