@@ -207,3 +207,5 @@ def test_a_worker_tells_once_a_second_of_all_that_moved() -> None:
     report(b, 400, Length(None, 25.0))
     # Of what did not move nothing is told.
     assert [name for name, *_ in told[-1].videos] == ["b"]
+    # Nor is it waited for since.
+    assert told[-1].place.bound == "network"
