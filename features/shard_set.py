@@ -137,7 +137,9 @@ class ShardSet(ABC):
             self.weights_name: str | None = raw["weights_name"]
             self.digest: str = raw["digest"]
         except (KeyError, RecipeError) as error:
-            msg = f"{path / 'recipe.json'}: not a recipe that this vadx can read: {error}"
+            msg = (
+                f"{path / 'recipe.json'}: not a recipe that this vadx can read ({error}); restore the file from a copy"
+            )
             raise StoreError(msg) from error
         if not isinstance(version, int) or not {type(self.preset), type(self.weights_name)} <= {str, type(None)}:
             msg = f"{path / 'recipe.json'}: not a recipe that this vadx can read; restore the file from a copy"

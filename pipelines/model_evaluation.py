@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import NoInputError, UsageError
-from ..features.store import Store
+from ..errors import NoInputError, StoreError, UsageError
+from ..features.store import FeatureSet, Store, open_shard_set
 from .evaluation import NUM_DRAWS, Evaluation, TestVideo, evaluate_videos
 from .frame_comparison import PROPOSAL_THRESHOLD
 from .model_folder import read_model
@@ -19,7 +20,6 @@ from .tube_scoring import with_tubes
 if TYPE_CHECKING:
     from ..features.box_truth import BoxTruth
     from ..features.manifest import Manifest, ManifestEntry
-    from ..features.store import FeatureSet
     from .evaluation import ClassOf
     from .model_folder import Model, Which
     from .protocol_choices import Protocol
@@ -89,9 +89,12 @@ def choose_videos(manifest: Manifest, stored: Iterable[str], split: str | None =
 def set_of_model(model: Model, store: Path) -> FeatureSet:
     """Give the feature set of a model's own recipe in a store. Raises `UsageError` if there is none."""
     wanted = model.facts["recipe_digest"]
-    found = next((one for one in Store(store).sets() if one.digest == wanted), None) if store.is_dir() else None
-    if found is not None:
-        return found
+    for name in Store(store).names() if store.is_dir() else ():
+        # A set beside it that cannot be opened is no reason not to find it.
+        with suppress(StoreError):
+            one = open_shard_set(store / name)
+            if isinstance(one, FeatureSet) and one.digest == wanted:
+                return one
     name = model.facts.get("set_name") or f"recipe {wanted[:12]}"
     msg = f"{store} has no feature set of the model's recipe, {name}: name its store, --store PATH, or a set, --set SET"
     raise UsageError(msg)

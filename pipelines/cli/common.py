@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
-from ...errors import UsageError, WeightsError
+from ...errors import StoreError, UsageError, WeightsError
 from ..policy import FailureLimit, parse_bytes, parse_duration, parse_failure_limit, parse_part
 
 if TYPE_CHECKING:
@@ -249,6 +249,28 @@ def open_any_set(name: str, store: Path) -> FeatureSet | StageSet:
 def choose_sets(name: str | None, store: Path) -> list[FeatureSet | StageSet]:
     """Open the named set, or every one of the store, of whatever kind."""
     return [open_any_set(name, store)] if name else open_store(store).all_sets()
+
+
+def open_sets(store: Path) -> tuple[list[FeatureSet | StageSet], dict[Path, StoreError]]:
+    """Open every set of a store, of whatever kind; one that cannot be opened hides no other: folder -> why."""
+    from ...features.store import open_shard_set
+
+    sets, unreadable = [], {}
+    for name in open_store(store).names():
+        try:
+            sets.append(open_shard_set(store / name))
+        except StoreError as error:
+            unreadable[store / name] = error
+    return sets, unreadable
+
+
+def tell_unreadable(unreadable: dict[Path, StoreError]) -> int:
+    """Say on stderr which sets cannot be opened, and give the exit code."""
+    from ..progress import printable
+
+    for error in unreadable.values():
+        click.echo(printable(f"vadx: {error}"), err=True)
+    return StoreError.exit_code if unreadable else 0
 
 
 def human_bytes(count: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ...errors import UsageError
-from .common import choose_sets, json_option, print_json, print_table, store_option
+from .common import choose_sets, json_option, open_store, print_json, print_table, store_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,13 @@ def runs(run: str | None, store: Path, feature_set: str | None, failed: bool, as
     if failed and run is None:
         msg = "--failed is of one run; name it: vadx runs RUN --failed"
         raise UsageError(msg)
-    known = past_runs(one.path for one in choose_sets(feature_set, store) if one.path.is_dir())
+    if feature_set is None:
+        # Their logs say it all: a set that cannot be opened has them too.
+        opened = open_store(store)
+        paths = [opened.path / name for name in opened.names()]
+    else:
+        paths = [one.path for one in choose_sets(feature_set, store) if one.path.is_dir()]
+    known = past_runs(paths)
     if run is None:
         _list_runs(known, as_json=as_json, quiet=quiet)
     else:

@@ -16,10 +16,11 @@ from .common import (
     human_bytes,
     json_option,
     open_any_set,
-    open_store,
+    open_sets,
     print_json,
     print_table,
     store_option,
+    tell_unreadable,
 )
 
 if TYPE_CHECKING:
@@ -52,22 +53,22 @@ def ls(feature_set: str | None, store: Path, as_json: bool, quiet: bool) -> int:
     from .stages import list_stage
 
     if feature_set is None:
-        _list_sets(store, as_json=as_json, quiet=quiet)
+        sets, unreadable = open_sets(store)
+        _list_sets(sets, as_json=as_json, quiet=quiet)
+        return tell_unreadable(unreadable)
+    item = open_any_set(feature_set, store)
+    if isinstance(item, StageSet):
+        list_stage(item, as_json=as_json, quiet=quiet)
     else:
-        item = open_any_set(feature_set, store)
-        if isinstance(item, StageSet):
-            list_stage(item, as_json=as_json, quiet=quiet)
-        else:
-            _list_videos(item, as_json=as_json, quiet=quiet)
+        _list_videos(item, as_json=as_json, quiet=quiet)
     return 0
 
 
-def _list_sets(store: Path, *, as_json: bool, quiet: bool) -> None:
+def _list_sets(sets: list[FeatureSet | StageSet], *, as_json: bool, quiet: bool) -> None:
     from ...features.stage_set import StageSet
     from ..progress import printable
     from .stages import STAGE_HEADERS, stage_row, stage_summary
 
-    sets = choose_sets(None, store)
     if quiet:
         for item in sets:
             click.echo(printable(item.name))
@@ -338,19 +339,21 @@ def _tell_of_files(checks: Iterator[tuple[Path, StoreError | None]], *, as_json:
 
 def _sets_to_verify(name: str | None, store: Path) -> tuple[list[FeatureSet | StageSet], list[dict[str, str]]]:
     """Open the named set, or all of a store; those whose ``recipe.json`` is not what was written are findings."""
-    from ...features.store import open_shard_set
-
-    if name is not None and not (Path(name) / "recipe.json").is_file():
-        return choose_sets(name, store), []
-    paths = [store / one for one in open_store(store).names()] if name is None else [Path(name)]
-    sets: list[FeatureSet | StageSet] = []
-    findings = []
-    for path in paths:
+    if name is None:
+        sets, unreadable = open_sets(store)
+    else:
+        sets, unreadable = [], {}
         try:
-            sets.append(open_shard_set(path))
+            sets = choose_sets(name, store)
         except StoreError as error:
-            file = str(path / "recipe.json")
-            findings.append({"path": file, "damage": "record", "evidence": str(error).removeprefix(f"{file}: ")})
+            place = next((one for one in (Path(name), store / name) if (one / "recipe.json").is_file()), None)
+            if place is None:
+                raise
+            unreadable[place] = error
+    findings = []
+    for path, reason in unreadable.items():
+        file = str(path / "recipe.json")
+        findings.append({"path": file, "damage": "record", "evidence": str(reason).removeprefix(f"{file}: ")})
     return sets, findings
 
 
@@ -369,7 +372,8 @@ def gc(feature_set: str | None, store: Path, as_json: bool, older_than: float, y
     from ..sweep import find_leftovers, sweep
 
     rows = []
-    for item in choose_sets(feature_set, store):
+    sets, unreadable = open_sets(store) if feature_set is None else (choose_sets(feature_set, store), {})
+    for item in sets:
         if isinstance(item, PackedSet):
             msg = f"{item.path} is a packed file, in which nothing is left behind; name a set of the store: vadx gc SET"
             raise UsageError(msg)
@@ -378,11 +382,11 @@ def gc(feature_set: str | None, store: Path, as_json: bool, older_than: float, y
             rows.append({**leftover.row(), "swept": swept})
     if as_json:
         print_json(rows)
-        return 0
+        return tell_unreadable(unreadable)
     for row in rows:
         verb = "swept" if row["swept"] else ("would sweep" if row["may_go"] else "stays")
         _print_lines([f"{verb}: {row['path']} ({human_bytes(row['bytes'])}): {row['reason']}"])
     waiting = sum(row["may_go"] and not row["swept"] for row in rows)
     hint = "; to sweep them, add --yes" if waiting else ""
     click.echo(f"{len(rows)} left behind, {sum(row['swept'] for row in rows)} swept{hint}", err=True)
-    return 0
+    return tell_unreadable(unreadable)

@@ -99,6 +99,9 @@ def test_videos_are_chosen_by_split_and_what_is_left_out_is_named() -> None:
 
 
 def test_the_set_of_a_model_is_that_of_its_recipe(tmp_path: Path, features: FeatureSet) -> None:
+    ruined = features.path.parent / "a-ruined-set"
+    ruined.mkdir()
+    (ruined / "recipe.json").write_text("{}")
     model = write_tiny_model(tmp_path / "model")
     assert set_of_model(model, tmp_path / "store").digest == features.digest
     for store in (tmp_path / "none", tmp_path):

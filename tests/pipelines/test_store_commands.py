@@ -179,6 +179,15 @@ def test_a_recipe_that_was_edited_is_a_finding_and_the_other_sets_are_checked(
         told = json.loads(vadx_here("verify", *arguments, "--json").out)
         assert ([one["damage"] for one in told["damaged"]], told["shards"]) == (["record"], shards)
     assert vadx_here("verify", own).code == 0
+    assert vadx_here("verify", edited.name, "--store", store).out == ran.out
+    for listing in ("ls", "gc", "runs"):
+        ran = vadx_here(listing, "--store", store)
+        told = f"vadx: {edited / 'recipe.json'}: it was changed after it was written; restore the file from a copy\n"
+        # What a run did stands in its log.
+        assert (ran.code, told in ran.err) == ((0, False) if listing == "runs" else (1, True)), ran.err
+        assert listing == "gc" or own.name in ran.out
+    quiet = vadx_here("ls", "--store", store, "-q")
+    assert (quiet.code, quiet.out) == (1, f"{own.name}\n")
 
 
 def test_a_quick_check_sees_headers_only(damage: Callable[[str], Path], store: Path, vadx_here: Vadx) -> None:
