@@ -31,7 +31,7 @@ from vadx.pipelines.sweep import find_leftovers, sweep
 
 from .numbered_videos import RECIPE, Source, shard_of, values_of, write_here
 
-FEW = 15
+FEW = 8
 LIVES = int(os.environ.get("VADX_TEST_LIVES", FEW))
 STEPS = 30 if LIVES == FEW else 50
 IDS = ("a", "a/b", "Normal/x 1", "é")
