@@ -165,6 +165,12 @@ def _children(pid: int) -> list[int]:
     return [int(word) for word in words]
 
 
+def _struck_next(pid: int, spared: Collection[int], notes: Path | None) -> list[int]:
+    """Give the workers that may be struck; with ``notes``, those alone that have begun a video."""
+    there = workers_below(pid).difference(spared)
+    return sorted(there if notes is None else there.intersection(one.worker for one in decodes(notes)))
+
+
 def strike(
     pid: int, generator: random.Random, *, num_kills: int, pause: tuple[float, float], is_over: Callable[[], bool],
     spared: Collection[int] = (), num_stops: int = 0, notes: Path,
@@ -172,7 +178,8 @@ def strike(
     """Kill workers below ``pid`` at random, and stop some instead, until so many were struck or all is over.
 
     Begins when the first video is decoded. Pauses are uniform, in seconds; which of the strikes are stops is random,
-    and `AT_WORK` of them are at workers that have begun a video, where there are any.
+    and `AT_WORK` of them wait for workers that have begun a video: on a busy machine most of a short run is spent in
+    starting workers again.
     """
     while not decodes(notes) and not is_over():
         time.sleep(0.02)
@@ -181,12 +188,12 @@ def strike(
     stopped: set[int] = set()
     while len(done) < num_kills + num_stops and not is_over():
         time.sleep(generator.uniform(*pause))
-        there = sorted(workers_below(pid) - set(spared) - stopped)
+        at_work_only = generator.random() < AT_WORK
+        while not (there := _struck_next(pid, {*spared, *stopped}, notes if at_work_only else None)) and not is_over():
+            time.sleep(0.05)
         if not there:
-            continue
-        at_work = sorted({one.worker for one in decodes(notes)}.intersection(there))
-        # On a busy machine most of a short run is spent in starting workers again.
-        victim = generator.choice(at_work if at_work and generator.random() < AT_WORK else there)
+            break
+        victim = generator.choice(there)
         number = signal.SIGSTOP if len(done) in stops else signal.SIGKILL
         at = time.time()
         with suppress(ProcessLookupError):
