@@ -716,8 +716,8 @@ def without(guard: Guard, root: Path = REPOSITORY) -> str:
     return text.replace(guard.old, guard.new)
 
 
-def run_tests(copy: Path, tests: Sequence[str]) -> int | None:
-    """Run tests of a copy; gives pytest's exit code, None where they did not end."""
+def run_tests(copy: Path, tests: Sequence[str], *, shows: bool = False) -> int | None:
+    """Run tests of a copy, with pytest's own output or without; gives its exit code, None where they did not end."""
     paths = [str(copy / "src"), str(copy / "tests" / "plugins")]
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("VADX_", "PYTEST_"))},
@@ -728,7 +728,7 @@ def run_tests(copy: Path, tests: Sequence[str]) -> int | None:
     words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--durations=0", "--timeout=60"]
     try:
         done = subprocess.run(
-            [*words, *tests], cwd=copy, env=environment, capture_output=True, timeout=TEST_SECONDS * len(tests)
+            [*words, *tests], cwd=copy, env=environment, capture_output=not shows, timeout=TEST_SECONDS * len(tests)
         )
     except subprocess.TimeoutExpired:
         return None
@@ -805,7 +805,7 @@ def main() -> int:
         return 0
     guards = [g for g in GUARDS if not options.words or any(w in f"{g.name} {g.file}" for w in options.words)]
     with copied() as copy:
-        code = run_tests(copy, sorted({guard.test for guard in guards}))
+        code = run_tests(copy, sorted({guard.test for guard in guards}), shows=True)
     if code != 0:
         print(f"the tests are not green with all guards in place (pytest: {code}): see to that first", file=sys.stderr)
         return 1
