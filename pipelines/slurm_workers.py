@@ -135,6 +135,8 @@ def slurm_workers(
                     python=sys.executable,
                     death_timeout=60,
                     worker_extra_args=["--no-dashboard"],
+                    # As `worker_places.NO_PROFILE` where this process starts them.
+                    job_script_prologue=["export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False"],
                     scheduler_options={"dashboard_address": "127.0.0.1:0"},
                     # A requeued worker would be taken for a lost one, and cancelled.
                     job_extra_directives=[

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 CORES = "VADX_CORES_OF_WORKER"
 """Variable of a worker's environment: how many cores it may use. Dask gives its processes one thread."""
 
+NO_PROFILE = {"distributed.worker.profile.enabled": False}
+"""Dask's settings of a worker. Its profiler holds what a call that it sees has open, so that HDF5 closes it later than
+without, and lays a file of the same content out in another way."""
+
 _GPU_NAME = re.compile(r"\d+|(?:GPU|MIG)-[0-9A-Za-z/-]+")
 """As CUDA_VISIBLE_DEVICES names one: its number, or a UUID of it or of a part of it."""
 

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -230,6 +231,14 @@ class TestUnits:
         cores = num_cores or max(1, usable_cores() // 2)
         decoders = default_decoders("cuda", cores) if num_decoders is None else num_decoders
         assert settled.notes == (str(decoders), str(cores))
+
+    def test_no_profiler_holds_what_a_unit_has_open(self, workers: DaskWorkers) -> None:
+        def watches(dask_worker: Any) -> bool:
+            return "profile" in dask_worker.periodic_callbacks or any(
+                t.name == "Profile" for t in threading.enumerate()
+            )
+
+        assert set(workers.client.run(watches).values()) == {False}
 
     def test_nothing_listens_beyond_this_machine(self, workers: DaskWorkers) -> None:
         assert workers.client.status == "running"
