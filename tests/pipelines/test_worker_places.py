@@ -38,7 +38,7 @@ UUID = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
         (f"{UUID},{MIG}", 2, [UUID, MIG]),
         ("MIG-8932f937-d72c-4106-c12f-20bd9faed9f6", 1, ["MIG-8932f937-d72c-4106-c12f-20bd9faed9f6"]),
         # What comes after a name that means none is hidden.
-        ("0,-1,1", 1, ["0"]),
+        ("0,-1,1", 2, ["0"]),
         ("0,none,1", 1, ["0"]),
         ("0,7", 1, ["0"]),
     ],
