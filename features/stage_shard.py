@@ -133,6 +133,8 @@ def build_stage_shard(
             dataset = file.create_dataset(name, data=array, track_times=False, **chunked)
             for axis, label in enumerate(LAYOUTS[kind][name].axes):
                 dataset.dims[axis].label = label
+            # Else it is written when Python lets go of it, whenever that is, and lies elsewhere in the image.
+            dataset.flush()
         file.attrs["id"] = identifier
         file.attrs["kind"] = kind
         file.attrs["facts"] = json.dumps(dict(facts), sort_keys=True)

@@ -66,6 +66,20 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
     assert first == stored(tmp_path / "2").shard_path("a/b").read_bytes()
 
 
+def test_whoever_holds_on_to_a_dataset_does_not_move_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profiler, as Dask's, keeps frames of functions, and so what they called by a name."""
+    make, held = h5py.Group.create_dataset, []
+
+    def hold(group: h5py.Group, *arguments: Any, **options: Any) -> h5py.Dataset:
+        held.append(make(group, *arguments, **options))
+        return held[-1]
+
+    image = build_stage_shard("a", "a", "detections", arrays_of(), {}, DETECTIONS.digest, SOURCE)
+    monkeypatch.setattr(h5py.Group, "create_dataset", hold)
+    assert build_stage_shard("a", "a", "detections", arrays_of(), {}, DETECTIONS.digest, SOURCE) == image
+    assert len(held) == 5
+
+
 def test_h5py_alone_reads_it(tmp_path: Path) -> None:
     with h5py.File(stored(tmp_path).shard_path("a/b")) as file:
         assert file["box"].shape == (3, 4)
