@@ -35,7 +35,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=bf_interval=2,sched_min_interval=200000
 JobRequeue=1
-KillWait=3
+KillWait=10
 ReturnToService=2
 SlurmdParameters=config_overrides
 SlurmdTimeout=30

@@ -1,4 +1,4 @@
-"""A real SLURM runs vadx: a job array that stops in time, requeues itself and finishes, and workers that it starts."""
+"""A real SLURM runs vadx: a job array that is stopped, requeued and finishes, and workers that it starts."""
 
 from __future__ import annotations
 
@@ -50,8 +50,24 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.1)
 
 
-def test_a_job_array_stops_requeues_itself_and_finishes(
-    slurm: dict[str, str], store: Path, six_videos: Path, vadx_here: Vadx, tmp_path: Path
+def told_its_time_is_up(job: str, environment: dict[str, str]) -> None:
+    """Do what SLURM itself does 90 s before the end: it tells the script, which tells vadx, and then asks for more."""
+    subprocess.run(["scancel", "--batch", "--signal=USR1", job], env=environment, check=True)
+
+
+def requeued_by_slurm(job: str, environment: dict[str, str]) -> None:
+    """Do what SLURM does where others need its node: SIGTERM to all of it, SIGKILL in the end, and another start."""
+    subprocess.run(["scontrol", "requeue", job], env=environment, check=True)
+
+
+@pytest.mark.parametrize("stop", [told_its_time_is_up, requeued_by_slurm])
+def test_a_job_array_stops_is_requeued_and_finishes(
+    stop: Callable[[str, dict[str, str]], None],
+    slurm: dict[str, str],
+    store: Path,
+    six_videos: Path,
+    vadx_here: Vadx,
+    tmp_path: Path,
 ) -> None:
     script = vadx_here(
         *("slurm-script", "--parts", "2", "--time", "5", "--gpus", "0", "--cpus", "1", "--memory", "1500M", "--"),
@@ -62,9 +78,8 @@ def test_a_job_array_stops_requeues_itself_and_finishes(
     job = submit(script, tmp_path, {**slurm, "VADX_TINY_HOLD": str(holding)})
     logs = [tmp_path / f"vadx-{job}_{part}.log" for part in (1, 2)]
     wait_for(lambda: all(log.exists() and "videos" in log.read_text() for log in logs))
-    # What SLURM itself sends 90 s before the end: to the script, which tells vadx.
     for part in (1, 2):
-        subprocess.run(["scancel", "--batch", "--signal=USR1", f"{job}_{part}"], env=slurm, check=True)
+        stop(f"{job}_{part}", slurm)
     holding.unlink()
     wait_for(lambda: is_complete(job, slurm))
     assert [log.read_text().count("the same command resumes") for log in logs] == [1, 1]
