@@ -397,7 +397,10 @@ def read_recipe_file(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         msg = f"{folder}: no feature set here (recipe.json is missing)"
         raise StoreError(msg) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror}); see to the disk, then repeat the command"
+        raise StoreError(msg) from error
+    except ValueError as error:
         msg = f"{path}: cannot be read as JSON; restore the file from a copy"
         raise StoreError(msg) from error
     if not isinstance(raw, dict):

@@ -222,14 +222,21 @@ class DaskWorkers:
             # Named anew each time: Dask would take the result of a task of the same name.
             key = f"vadx-{os.getpid()}-{id(self)}-{next(self._numbers)}"
             future = self.client.submit(work_on, order, share, key=key, pure=False)
-            self._flying[future] = share
-            future.add_done_callback(self._ended.put)
+            self._await(future, share)
+
+    def _await(self, future: Future, share: Share) -> None:
+        self._flying[future] = share
+        future.add_done_callback(self._ended.put)
 
     def _settle(
         self, future: Future, share: Share, jobs: Sequence[Any], waiting: deque[Share], effort: Effort | None
     ) -> Iterator[list[Outcome]]:
         from distributed import KilledWorker
 
+        if future.status in ("pending", "lost"):
+            # The worker that kept what it had done has ended since: Dask has another one do it again.
+            self._await(future, share)
+            return
         if future.status not in ("finished", "error"):
             raise ClusterError(_GONE.format(where=self.client.scheduler.address if self.client.scheduler else "?"))
         try:

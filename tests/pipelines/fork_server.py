@@ -114,6 +114,9 @@ class Events:
         return self.fault == "tear"
 
     def _system_call(self, name: str, *args: Any, **options: Any) -> Any:
+        if name == "open" and not args[1] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_DIRECTORY):
+            # Reading changes nothing that a store holds.
+            return self._real[name](*args, **options)
         target = self._names.get(args[0], "") if isinstance(args[0], int) else os.fspath(args[0])
         if self._count(f"{name} {target.removeprefix(self.folder)}"):
             self._tear(name, *args, **options)

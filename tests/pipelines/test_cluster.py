@@ -77,6 +77,17 @@ class Killed:
         raise KilledWorker("share", "worker", 1)
 
 
+class Forgotten:
+    """The future of a share that was done, until the worker that kept what it had done ended."""
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+        self.told: list[object] = []
+
+    def add_done_callback(self, function: object) -> None:
+        self.told.append(function)
+
+
 @pytest.fixture
 def notes(tmp_path: Path) -> Path:
     (tmp_path / "notes").mkdir()
@@ -199,6 +210,14 @@ class TestUnits:
         ((settled,),) = workers._settle(killed, share, ["job"], deque(), None)
         # Each of them twice, for a worker may end by chance.
         assert (settled.code, settled.attempts) == ("WORKER_LOST", 2 * cluster._TRIES_ALONE)
+
+    @pytest.mark.parametrize("status", ["pending", "lost"])
+    def test_what_a_worker_did_and_took_with_it_is_waited_for_again(self, workers: DaskWorkers, status: str) -> None:
+        share = Share((Entry("a", Path("a.mp4")),), (None,))
+        future: Any = Forgotten(status)
+        assert list(workers._settle(future, share, ["job"], deque(), None)) == []
+        assert workers._flying.pop(future) == share
+        assert future.told == [workers._ended.put]
 
     def test_a_disk_that_is_full_ends_the_run(self, workers: DaskWorkers, notes: Path, tmp_path: Path) -> None:
         with pytest.raises(StoreWriteError, match="the disk is full: free space"):
