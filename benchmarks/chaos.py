@@ -31,12 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from measuring import deliver, machine, significant
-
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent / "tests" / "plugins"), str(HERE.parent / "tests")]
-
-from own_cluster import end_cluster, start_cluster  # noqa: E402  # it needs what lies there
-from vadx_chaos import (  # noqa: E402  # it lies among the tests' plug-ins
+from own_cluster import end_cluster, start_cluster
+from vadx_chaos import (
     MISHAPS,
     Strike,
     chaos_environment,
@@ -47,11 +43,11 @@ from vadx_chaos import (  # noqa: E402  # it lies among the tests' plug-ins
     workers_below,
 )
 
-import vadx  # noqa: E402  # after the path is set
-from support import make_video  # noqa: E402  # it lies among the tests
-from vadx.features.keys import key_of  # noqa: E402  # after the path is set
+import vadx
+from support import make_video
+from vadx.features.keys import key_of
 
-RESULTS = HERE / "results"
+RESULTS = Path(__file__).parent / "results"
 SEED = 20261122
 TINY = ("extract", "--backbone", "tiny", "--weights", "random", "--device", "cpu", "--batch", "3", "--json")
 FAR = ("--decoders", "1", "--stall-timeout", "15s", "--decoder-memory", "500MB", "--max-failures", "100%")

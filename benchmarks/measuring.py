@@ -12,6 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+TESTS = Path(__file__).parent.parent / "tests"
+PLUGINS = TESTS / "plugins"
+# The small network and the units of work of the tests lie there; scripts import them after this module.
+sys.path[:0] = [str(PLUGINS), str(TESTS)]
+
 
 def machine() -> str:
     """Give cores, processor and system in one line, without the name of a host."""

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import av
 import torch
+from measuring import PLUGINS
 
-HERE = Path(__file__).parent
-RESULT = HERE / "results" / "scaling.json"
+RESULT = Path(__file__).parent / "results" / "scaling.json"
 TINY = ["--backbone", "tiny", "--weights", "random", "--device", "cpu", "--batch", "16", "--engine", "torch-eager"]
 FPS = 30
 
@@ -75,7 +75,7 @@ def measure(folder: Path, out: Path, decoders: int) -> Run:
         "print(json.dumps([code, own.ru_maxrss, max(peaks), cpu]))"
     )
     words = ["extract", *TINY, "--decoders", str(decoders), "--out", str(out), "--json", str(folder)]
-    path = os.pathsep.join([str(HERE.parent / "tests" / "plugins"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-c", program, *words], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
     )

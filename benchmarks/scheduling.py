@@ -27,16 +27,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from measuring import deliver, machine, significant
+from measuring import PLUGINS, deliver, machine, significant
+from own_cluster import cpu_seconds_of, end_cluster, start_cluster
+from vadx_units import BYTES_A_SECOND, sleeping
 
-HERE = Path(__file__).parent
-PLUGINS = HERE.parent / "tests" / "plugins"
-sys.path.insert(0, str(PLUGINS))
-
-import vadx_units  # noqa: E402  # it lies among the tests' plug-ins
-from own_cluster import cpu_seconds_of, end_cluster, start_cluster  # noqa: E402  # it needs what lies there
-
-RESULTS = HERE / "results"
+RESULTS = Path(__file__).parent / "results"
 SEED = 20261122
 TINY = ("extract", "--backbone", "tiny", "--weights", "random", "--device", "cpu", "--batch", "3", "--json")
 
@@ -131,9 +126,9 @@ def makespan(root: Path, num_workers: int, scale: float, seed: int) -> dict[str,
 
     generator = random.Random(seed)
     seconds = [36_000.0, *(generator.uniform(30, 210) for _ in range(1_000))]
-    folder = make_files(root / f"mix{num_workers}", [round(one / scale * vadx_units.BYTES_A_SECOND) for one in seconds])
+    folder = make_files(root / f"mix{num_workers}", [round(one / scale * BYTES_A_SECOND) for one in seconds])
     entries = [Entry(path.stem, path) for path in sorted(folder.iterdir())]
-    with local_workers(num_workers, vadx_units.sleeping) as workers:
+    with local_workers(num_workers, sleeping) as workers:
         workers.client.wait_for_workers(num_workers, timeout=120)
         workers.client.run(lambda: __import__("vadx.pipelines.extraction") and __import__("torch") and None)
         begun = time.perf_counter()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -31,12 +32,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from measuring import deliver, machine, significant, spread
+from measuring import PLUGINS, deliver, machine, significant, spread
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
-PLUGINS, TESTS = HERE.parent / "tests" / "plugins", HERE.parent / "tests"
-sys.path[:0] = [str(PLUGINS), str(TESTS)]
+RESULTS = Path(__file__).parent / "results"
 
 SEED = 20261122
 TINY = ("extract", "--backbone", "tiny", "--weights", "random", "--device", "cpu", "--batch", "3", "--json")
@@ -242,8 +240,10 @@ def main() -> int:
 
     import vadx
     from support import make_video
-    from vadx.pipelines import extraction, run  # noqa: F401  # so that forked processes have them
-    from vadx.pipelines.cli import extract  # noqa: F401  # as above
+
+    # Processes that are forked have them then.
+    for name in ("extraction", "run", "cli.extract"):
+        importlib.import_module(f"vadx.pipelines.{name}")
 
     torch.set_num_threads(1)
     load = os.getloadavg()[0]

@@ -30,24 +30,19 @@ from typing import Any
 import numpy as np
 from measuring import deliver, machine, significant
 from numpy.typing import NDArray
+from own_cluster import cpu_seconds_of, end_cluster, start_cluster
+from reading import RECIPE, SHA256, make_old, make_shard
+from scheduling import environment, make_files
 from scipy.optimize import minimize
+from vadx_units import BYTES_A_SECOND, sleeping
 
-HERE = Path(__file__).parent
-PLUGINS = HERE.parent / "tests" / "plugins"
-RESULTS = HERE / "results"
-sys.path[:0] = [str(PLUGINS), str(HERE.parent / "tests")]
+from vadx.features.index import Index, load_index, write_index
+from vadx.features.store import FeatureSet, Store
+from vadx.pipelines import cluster
+from vadx.pipelines.inputs import Entry, find_videos
+from vadx.pipelines.worker_reports import report_seconds
 
-import vadx_units  # noqa: E402  # it lies among the tests' plug-ins
-from own_cluster import cpu_seconds_of, end_cluster, start_cluster  # noqa: E402  # it needs what lies there
-from reading import RECIPE, SHA256, make_old, make_shard  # noqa: E402  # beside this file
-from scheduling import environment, make_files  # noqa: E402  # beside this file
-
-from vadx.features.index import Index, load_index, write_index  # noqa: E402  # after the path is set
-from vadx.features.store import FeatureSet, Store  # noqa: E402  # after the path is set
-from vadx.pipelines import cluster  # noqa: E402  # after the path is set
-from vadx.pipelines.inputs import Entry, find_videos  # noqa: E402  # after the path is set
-from vadx.pipelines.worker_reports import report_seconds  # noqa: E402  # after the path is set
-
+RESULTS = Path(__file__).parent / "results"
 SEED = 20261122
 MAX_ERROR = 0.10
 SHARES_A_WORKER = cluster._SHARES_A_WORKER
@@ -192,7 +187,7 @@ class Measured:
 
 def measure(workers: cluster.DaskWorkers, folder: Path, seconds: NDArray[np.float64], most: int) -> Measured:
     """Time a run over videos that take so long, of which at most ``most`` make a share."""
-    make_files(folder, [max(1, round(one * vadx_units.BYTES_A_SECOND)) for one in seconds.tolist()])
+    make_files(folder, [max(1, round(one * BYTES_A_SECOND)) for one in seconds.tolist()])
     entries = [Entry(path.stem, path) for path in sorted(folder.iterdir())]
     before = cluster.MAX_SHARE_VIDEOS
     cluster.MAX_SHARE_VIDEOS = most
@@ -203,12 +198,10 @@ def measure(workers: cluster.DaskWorkers, folder: Path, seconds: NDArray[np.floa
         took = time.perf_counter() - begun
     finally:
         cluster.MAX_SHARE_VIDEOS = before
-    shares = cut(np.round(seconds * vadx_units.BYTES_A_SECOND), workers.num_workers, most)
+    shares = cut(np.round(seconds * BYTES_A_SECOND), workers.num_workers, most)
     if done != len(entries) or [count for _, count in shares] != [len(share.entries) for share in given]:
         sys.exit("the model cuts videos into other shares than vadx")
-    found = Measured(
-        workers.num_workers, most, [(total / vadx_units.BYTES_A_SECOND, count) for total, count in shares], took
-    )
+    found = Measured(workers.num_workers, most, [(total / BYTES_A_SECOND, count) for total, count in shares], took)
     print(f"{found.num_workers} workers, {done} videos, {len(shares)} shares: {took:.2f} s", file=sys.stderr)
     return found
 
@@ -231,7 +224,7 @@ def measured_runs(root: Path, arguments: argparse.Namespace) -> tuple[dict[str, 
     held: list[Measured] = []
     few = draw(generator, arguments.fit, arguments.mean)
     for num_workers in (4, 8):
-        with cluster.local_workers(num_workers, vadx_units.sleeping) as workers:
+        with cluster.local_workers(num_workers, sleeping) as workers:
             workers.client.wait_for_workers(num_workers, timeout=300)
             workers.client.run(lambda: __import__("vadx.pipelines.extraction") and __import__("torch") and None)
 

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from support import PLUGINS, SERIAL, Ran, make_video
+from vadx.extract.engine import Engine
+from vadx.features.checkpoint import Checkpoint
 from vadx.features.store import FeatureSet
+from vadx.pipelines import unfinished
 
 from .forking import TINY, ForkServer
+from .resume_samples import BLOCK, NUM_CLIPS, Network
 from .training_store import make_store, manifest_text
 
 Vadx = Callable[..., Ran]
@@ -80,3 +84,48 @@ def tiny(tmp_path: Path, training_set: Path) -> FeatureSet:
     """Make ``vadx-store`` and ``labels.csv`` where the command line runs."""
     (tmp_path / "labels.csv").write_text(manifest_text())
     return FeatureSet(shutil.copytree(training_set, tmp_path / "vadx-store" / training_set.name))
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    """Count the inputs of every engine's network."""
+    seen = Network()
+    really = Engine.run
+
+    def noting(self: Engine, inputs: Any, crops: Any = None) -> Any:
+        # A probe's are zeros.
+        seen.num_inputs += int(inputs.flatten(1).any(1).sum())
+        for number in [number for number in seen.at if number <= seen.num_inputs]:
+            seen.at.pop(number)()
+        return seen.outputs(really(self, inputs, crops))
+
+    monkeypatch.setattr(Engine, "run", noting)
+    return seen
+
+
+@pytest.fixture
+def progress(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note how many clips are kept, after each block."""
+    seen: list[int] = []
+    really = Checkpoint.append
+
+    def noting(self: Checkpoint, block: Any, so_far: int) -> None:
+        really(self, block, so_far)
+        seen.append(so_far)
+
+    monkeypatch.setattr(Checkpoint, "append", noting)
+    return seen
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep clips from the first on, in blocks of few."""
+    monkeypatch.setattr(unfinished, "KEEP_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(unfinished, "BLOCK_CLIPS", BLOCK)
+    monkeypatch.setattr(unfinished, "BLOCK_SECONDS", float("inf"))
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a video of 30 clips of 4 frames, the last of them padded."""
+    return make_video(tmp_path_factory.mktemp("long") / "a.mp4", num_frames=4 * NUM_CLIPS - 1, codec="mpeg4")

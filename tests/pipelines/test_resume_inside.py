@@ -6,11 +6,8 @@ import errno
 import fcntl
 import json
 import os
-import re
 import signal
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,102 +17,15 @@ import pytest
 
 from support import Ran, make_video
 from vadx.errors import CODES
-from vadx.extract.engine import Engine
 from vadx.features.checkpoint import Checkpoint
-from vadx.features.spool import ClipSpool
 from vadx.pipelines import unfinished
-from vadx.pipelines.source import Source
 
 from .forking import TINY, ForkServer, json_lines, shard_hashes
+from .resume_samples import BLOCK, NUM_CLIPS, KilledError, Network, file_of, kill, killed, tmp_of
 
 Vadx = Callable[..., Ran]
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("one_thread", "no_power_loss")]
-
-BLOCK = 5
-NUM_CLIPS = 30
-
-
-class KilledError(BaseException):
-    """Ends a run as a kill does, as far as what stands on disk goes: nothing is written on the way out."""
-
-
-@dataclass(slots=True)
-class Network:
-    """What the network is given, padding left out; ``at`` says what happens before which of its inputs."""
-
-    num_inputs: int = 0
-    at: dict[int, Callable[[], object]] = field(default_factory=dict)
-    outputs: Callable[[Any], Any] = lambda values: values
-
-    def restart(self, **at: Callable[[], object]) -> None:
-        self.num_inputs = 0
-        self.at = {int(number.removeprefix("i")): what for number, what in at.items()}
-
-
-def kill() -> None:
-    raise KilledError
-
-
-@pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Network:
-    seen = Network()
-    really = Engine.run
-
-    def noting(self: Engine, inputs: Any, crops: Any = None) -> Any:
-        # A probe's are zeros.
-        seen.num_inputs += int(inputs.flatten(1).any(1).sum())
-        for number in [number for number in seen.at if number <= seen.num_inputs]:
-            seen.at.pop(number)()
-        return seen.outputs(really(self, inputs, crops))
-
-    monkeypatch.setattr(Engine, "run", noting)
-    return seen
-
-
-@pytest.fixture
-def progress(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Note how many clips are kept, after each block."""
-    seen: list[int] = []
-    really = Checkpoint.append
-
-    def noting(self: Checkpoint, block: Any, so_far: int) -> None:
-        really(self, block, so_far)
-        seen.append(so_far)
-
-    monkeypatch.setattr(Checkpoint, "append", noting)
-    return seen
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep clips from the first on, in blocks of few."""
-    monkeypatch.setattr(unfinished, "KEEP_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(unfinished, "BLOCK_CLIPS", BLOCK)
-    monkeypatch.setattr(unfinished, "BLOCK_SECONDS", float("inf"))
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a video of 30 clips of 4 frames, the last of them padded."""
-    return make_video(tmp_path_factory.mktemp("long") / "a.mp4", num_frames=4 * NUM_CLIPS - 1, codec="mpeg4")
-
-
-def tmp_of(store: Path) -> list[str]:
-    """Give the names in ``tmp``, without what tells one kind of work from another."""
-    return sorted(re.sub(r"\.[0-9a-f]{8}\.", ".", path.name) for path in store.glob("*/tmp/*"))
-
-
-def file_of(store: Path) -> Path:
-    (path,) = store.glob("*/tmp/*.resume")
-    return path
-
-
-def killed(vadx_here: Vadx, network: Network, at: int, *arguments: str | Path) -> None:
-    network.restart(**{f"i{at}": kill})
-    with pytest.raises(KilledError):
-        vadx_here(*arguments)
-
 
 WAYS = {
     "clips": (TINY, 1),
@@ -540,123 +450,6 @@ def test_gc_explains_and_sweeps_what_is_never_taken_up(
     assert "goes on from there" in row["reason"]
     vadx_here(*sweep, "--older-than", "0", "--yes")
     assert tmp_of(tmp_path / "store") == []
-
-
-@pytest.mark.usefixtures("at_once")
-def test_values_that_are_spooled_to_disk_are_taken_up_without_being_held(
-    video: Path, vadx_here: Vadx, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(ClipSpool.__init__.__kwdefaults__, "memory_bytes", 64)
-    held: list[int] = []
-    really = ClipSpool.put
-    monkeypatch.setattr(
-        ClipSpool, "put", lambda self, block: (really(self, block), held.append(sum(map(len, self.blocks))))[0]
-    )
-    assert vadx_here(*TINY, video, "--out", "quiet").code == 0
-    killed(vadx_here, network, 20, *TINY, video, "--out", "store")
-    network.restart()
-    assert vadx_here(*TINY, video, "--out", "store").code == 0
-    assert network.num_inputs < NUM_CLIPS - 10
-    assert held == [0] * len(held)
-    assert shard_hashes(tmp_path / "store") == shard_hashes(tmp_path / "quiet")
-    assert tmp_of(tmp_path / "store") == []
-
-
-def test_what_waits_to_be_kept_does_not_pile_up(
-    video: Path, vadx_here: Vadx, progress: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The stored bytes of a clip are 32.
-    monkeypatch.setattr(unfinished, "MEMORY_IMAGE_BYTES", 10 * 32)
-    assert vadx_here(*TINY, video, "--out", "store").code == 0
-    assert 10 < progress[0] <= 18
-
-
-def test_a_video_with_too_many_values_to_wait_for_its_hash_waits_for_it(
-    video: Path, vadx_here: Vadx, network: Network, progress: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(unfinished, "MEMORY_IMAGE_BYTES", 10 * 32)
-    really, seen = Source._hashed, []
-
-    def slowly(self: Source) -> str:
-        deadline = time.monotonic() + 20
-        while network.num_inputs < 12 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.5)
-        seen.append(network.num_inputs)
-        return really(self)
-
-    monkeypatch.setattr(Source, "_hashed", slowly)
-    assert vadx_here(*TINY, video, "--out", "store", "--decoders", "1").code == 0
-    assert 12 <= seen[0] < NUM_CLIPS
-    assert progress[0] < NUM_CLIPS
-
-
-@pytest.mark.usefixtures("at_once")
-def test_no_frame_is_looked_at_before_the_files_hash_says_whose_clips_were_kept(
-    video: Path, vadx_here: Vadx, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    killed(vadx_here, network, 20, *TINY, video, "--out", "store")
-    really, hashed = Source._hashed, []
-
-    def slowly(self: Source) -> str:
-        time.sleep(0.5)
-        hashed.append(network.num_inputs)
-        return really(self)
-
-    monkeypatch.setattr(Source, "_hashed", slowly)
-    network.restart()
-    assert vadx_here(*TINY, video, "--out", "store", "--decoders", "1").code == 0
-    assert hashed == [0]
-    assert 0 < network.num_inputs < NUM_CLIPS - 10
-
-
-@pytest.mark.usefixtures("at_once")
-def test_a_signal_waits_for_no_hash_and_leaves_what_was_kept(
-    video: Path, vadx_here: Vadx, network: Network, progress: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    killed(vadx_here, network, 20, *TINY, video, "--out", "store")
-    cancelled: list[bool] = []
-
-    def signalled(self: Source) -> str:
-        # Long enough for the run to be waiting for this.
-        time.sleep(0.7)
-        os.kill(os.getpid(), signal.SIGTERM)
-        deadline = time.monotonic() + 20
-        while not self._cancelled and time.monotonic() < deadline:
-            time.sleep(0.01)
-        cancelled.append(self._cancelled)
-        return "0" * 64
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Source, "_hashed", signalled)
-        assert vadx_here(*TINY, video, "--out", "store", "--decoders", "1").code == 143
-    # The run does not wait for the thread either.
-    deadline = time.monotonic() + 20
-    while not cancelled and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert cancelled == [True]
-    num_kept = progress[-1]
-    network.restart()
-    assert vadx_here(*TINY, video, "--out", "store").code == 0
-    assert network.num_inputs == NUM_CLIPS - num_kept
-
-
-@pytest.mark.usefixtures("at_once")
-def test_a_slow_hash_keeps_no_new_video_waiting(
-    video: Path, vadx_here: Vadx, network: Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    really, hashed = Source._hashed, []
-
-    def slowly(self: Source) -> str:
-        deadline = time.monotonic() + 20
-        while network.num_inputs < 12 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        hashed.append(network.num_inputs)
-        return really(self)
-
-    monkeypatch.setattr(Source, "_hashed", slowly)
-    assert vadx_here(*TINY, video, "--out", "store", "--decoders", "1").code == 0
-    assert hashed[0] >= 12
 
 
 def test_kill_minus_nine_anywhere_leaves_what_makes_the_same_bytes(
