@@ -419,6 +419,9 @@ def check_address(address: str, *, insecure: bool) -> None:
         for an address that is none, or, unless ``insecure``, one beyond this machine without TLS.
     """
     parts = urlsplit(address)
+    if "@" in address:
+        msg = "--scheduler takes no name and no password, which Dask would not use: give tcp://HOST:PORT"
+        raise UsageError(msg)
     try:
         host, port = parts.hostname, parts.port
     except ValueError:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PLAIN_LINE_SECONDS = 30.0
 _OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_OBEYED_IN_JSON = re.compile(r"[\x7f-\x9f]")
 
 
 class StartEvent(msgspec.Struct, tag_field="event", tag="start", frozen=True, omit_defaults=True):
@@ -211,3 +212,9 @@ def printable(text: str) -> str:
 def harmless(text: str) -> str:
     """As `printable`, for lists that scripts read: only what a terminal obeys, and half of a surrogate, is escaped."""
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def json_line(event: object) -> str:
+    """Give an event as one line of JSON. JSON itself lets DEL and 8-bit controls stand, which a terminal obeys."""
+    text = msgspec.json.encode(event).decode()
+    return _OBEYED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -23,7 +23,7 @@ from .capacity import bottleneck
 from .extraction import Effort, process_videos
 from .job import Outcome
 from .policy import Allowance, FailureLimit
-from .progress import StartEvent, SummaryEvent, Tally, video_event
+from .progress import StartEvent, SummaryEvent, Tally, json_line, video_event
 from .retrying import Process, retrying
 from .source import Source
 from .stopping import StopSignals
@@ -64,7 +64,7 @@ class RunLog:
 
     def write(self, event: msgspec.Struct) -> bytes:
         """Append an event; gives its JSON."""
-        line = msgspec.json.encode(event)
+        line = json_line(event).encode()
         if not self._refused:
             try:
                 descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _O_NOFOLLOW, 0o666)

@@ -150,7 +150,7 @@ def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any], *, names_set: b
 
     from ...features.keys import as_text
     from ...features.store import Store
-    from ..progress import printable
+    from ..progress import json_line, printable
     from ..run import DryRunLine, dry_run
 
     feature_set = Store(options["out"]).find(plan.recipe)
@@ -163,7 +163,7 @@ def _dry_run(found: Inputs, plan: Plan, options: dict[str, Any], *, names_set: b
         counts[line.action] = counts.get(line.action, 0) + 1
         if options["as_json"]:
             event = {"event": "plan", **msgspec.to_builtins(line)} | ({"feature_set": name} if names_set else {})
-            click.echo(msgspec.json.encode(event).decode())
+            click.echo(json_line(event))
         elif options["quiet"]:
             if line.action in ("extract", "refresh"):
                 click.echo(printable(line.id))

@@ -115,7 +115,7 @@ def _dry_run(plan: ImportPlan, options: dict[str, Any]) -> int:
 
     from ...features.store import Store
     from ..importing import would_import
-    from ..progress import printable
+    from ..progress import json_line, printable
     from .extract import say
 
     feature_set = Store(options["to"]).find(plan.recipe)
@@ -123,7 +123,7 @@ def _dry_run(plan: ImportPlan, options: dict[str, Any]) -> int:
     for line in would_import(feature_set, plan.entries, _job(plan, feature_set, options)):
         counts[line.action] = counts.get(line.action, 0) + 1
         if options["as_json"]:
-            click.echo(msgspec.json.encode({"event": "plan", **msgspec.to_builtins(line)}).decode())
+            click.echo(json_line({"event": "plan", **msgspec.to_builtins(line)}))
         elif options["quiet"]:
             if line.action in ("import", "refresh"):
                 click.echo(printable(line.id))

@@ -30,7 +30,7 @@ def probe(inputs: tuple[str, ...], strict: bool, as_json: bool, quiet: bool) -> 
     from ...extract.library import probe_video
     from ...features.keys import as_text
     from ..inputs import find_videos
-    from ..progress import printable
+    from ..progress import json_line, printable
 
     found = find_videos(inputs)
     num_bad = 0
@@ -40,7 +40,7 @@ def probe(inputs: tuple[str, ...], strict: bool, as_json: bool, quiet: bool) -> 
         if as_json:
             message = None if result.message is None else as_text(result.message)
             told = replace(result, path=as_text(result.path), message=message)
-            click.echo(msgspec.json.encode({"id": entry.id, **msgspec.to_builtins(told)}).decode())
+            click.echo(json_line({"id": entry.id, **msgspec.to_builtins(told)}))
         elif not quiet:
             _print_probe(result)
         elif result.code is not None:

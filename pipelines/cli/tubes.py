@@ -216,7 +216,7 @@ def _dry_run(found: Inputs, plans: Sequence[StagePlan], options: dict[str, Any])
     import msgspec
 
     from ...features.keys import as_text
-    from ..progress import printable
+    from ..progress import json_line, printable
     from ..run import DryRunLine
     from ..tube_dry_run import would_do
 
@@ -226,7 +226,7 @@ def _dry_run(found: Inputs, plans: Sequence[StagePlan], options: dict[str, Any])
     for plan, line in itertools.chain(((plans[0], line) for line in collisions), lines):
         if options["as_json"]:
             event = {"event": "plan", "stage": plan.recipe.kind, **msgspec.to_builtins(line)}
-            click.echo(msgspec.json.encode(event).decode())
+            click.echo(json_line(event))
         elif options["quiet"]:
             if line.action in ("extract", "refresh") and plan is plans[0]:
                 click.echo(printable(line.id))

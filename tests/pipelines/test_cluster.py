@@ -166,6 +166,11 @@ class TestAddresses:
         with pytest.raises(UsageError, match=r"such as tcp://127\.0\.0\.1:8786"):
             check_address(address, insecure=True)
 
+    def test_a_password_is_not_repeated(self) -> None:
+        with pytest.raises(UsageError, match=r"no password") as caught:
+            check_address("tls://user:hunter2@gpu7.example.org:8786", insecure=False)
+        assert "hunter2" not in str(caught.value)
+
     def test_nobody_there_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 0.5)
         with pytest.raises(ClusterError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1 "):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import lru_cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import rich_click as click
 
 from support import Ran, make_video, vadx_environment
+from vadx.__main__ import main
 from vadx.extract import backbones
 from vadx.pipelines.cli import COMMANDS, cli
 from vadx.pipelines.cli.common import decoding_options, out_option, run_options, store_option
@@ -276,6 +278,18 @@ def test_doctor_survives_packages_that_raise_anything(tmp_path: Path) -> None:
     assert done.returncode == 4
     assert "BROKEN  av" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_while_the_command_loads_is_told_in_a_line(tmp_path: Path) -> None:
+    # The first module that takes long to load is interrupted as Ctrl-C would.
+    (tmp_path / "rich_click.py").write_text("raise KeyboardInterrupt")
+    environment = vadx_environment()
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
+    command = [sys.executable, "-m", "vadx", "ls"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "vadx: interrupted; the same command resumes\n")
+    (script,) = entry_points(group="console_scripts", name="vadx")
+    assert script.load() is main
 
 
 def test_a_plug_in_that_cannot_be_loaded_leaves_the_others_usable(tmp_path: Path) -> None:
