@@ -73,7 +73,8 @@ def pack_set(feature_set: FeatureSet, path: Path | None = None) -> PackReport:
     """Write a feature set's videos and failures into one HDF5 file, which appears whole and checked or not at all.
 
     ``path`` is `default_path` unless it is given. The same shards give the same bytes. A packed file of this feature
-    set that stands there is kept if it holds just this, and replaced if not; anything else there is refused.
+    set that stands there is kept if it holds what the shards' headers say, of which no body is read then, and replaced
+    if not; anything else there is refused.
 
     Raises
     ------
@@ -82,7 +83,7 @@ def pack_set(feature_set: FeatureSet, path: Path | None = None) -> PackReport:
     UsageError
         if the set is packed already, or something else stands at ``path``.
     ShardError
-        if a shard is damaged.
+        if a shard that is read is damaged.
     StoreError
         if the set changed while it was packed, or what was written is not what the shards hold.
     StoreWriteError

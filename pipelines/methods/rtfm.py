@@ -154,6 +154,14 @@ def magnitude_loss(anomalous: Tensor, normal: Tensor, margin: float) -> Tensor:
     return ((margin - long).abs() + short).square().mean()
 
 
+def score_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+    """Give the mean binary cross entropy of scores, means of scores included: of any shape, both alike.
+
+    Rounding may put a mean of ones just above 1, of which torch makes an error instead of 0.
+    """
+    return nn.functional.binary_cross_entropy(scores.clamp(0, 1), targets)
+
+
 class Rtfm(Method):
     """RTFM. Its settings are those of the code already, so the variant ``code`` changes nothing."""
 
@@ -184,7 +192,7 @@ class Rtfm(Method):
             rough = smoothness(anomalous, mask).sum()
         return Losses(
             {
-                "classification": nn.functional.binary_cross_entropy(videos, batch.labels.to(videos.dtype)),
+                "classification": score_entropy(videos, batch.labels.to(videos.dtype)),
                 "magnitude": chosen.magnitude
                 * magnitude_loss(
                     means[batch.anomalous].flatten(0, 1), means[batch.normal].flatten(0, 1), chosen.margin

@@ -21,6 +21,7 @@ from torch.optim import Adam, Optimizer
 
 from ...errors import UsageError
 from . import Batch, Losses, Method, Scores, Settings, check_choices
+from .rtfm import score_entropy
 
 CHOICES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -263,13 +264,13 @@ def chosen_mean(values: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
 def known_entropy(known: Tensor, mask: Tensor, target: float) -> Tensor:
     """Give the mean binary cross entropy of all segments that are no padding: ``(bag, segment)`` both."""
     values = known[mask]
-    return F.binary_cross_entropy(values, torch.full_like(values, target))
+    return score_entropy(values, torch.full_like(values, target))
 
 
 def top_entropy(scores: Tensor, mask: Tensor, target: Tensor | float) -> Tensor:
     """Give the mean binary cross entropy of bags by their highest scores: ``(bag, segment)`` both."""
     videos = top_mean(scores, mask)
-    return F.binary_cross_entropy(videos, torch.zeros_like(videos) + target)
+    return score_entropy(videos, torch.zeros_like(videos) + target)
 
 
 def divergence(mean: Tensor, log_variance: Tensor, mask: Tensor, over: str = "segments") -> Tensor:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from support import PLUGINS, SERIAL, Ran, make_video
-from vadx.extract.engine import Engine
 from vadx.features.checkpoint import Checkpoint
 from vadx.features.store import FeatureSet
 from vadx.pipelines import unfinished
@@ -89,6 +88,8 @@ def tiny(tmp_path: Path, training_set: Path) -> FeatureSet:
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     """Count the inputs of every engine's network."""
+    from vadx.extract.engine import Engine
+
     seen = Network()
     really = Engine.run
 

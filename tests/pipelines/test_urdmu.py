@@ -22,6 +22,7 @@ from vadx.pipelines.methods.urdmu import (
     divergence,
     length_distance,
     local_weights,
+    top_entropy,
     top_mean,
     top_weights,
 )
@@ -249,6 +250,16 @@ def test_one_segment_and_one_more_of_each_16_count(num_segments: int, count: int
     assert (weights > 0).sum(dim=1).tolist() == [count] * 3
     expected = scores[:, :num_segments].topk(count, dim=1).values.mean(dim=1)
     torch.testing.assert_close(top_mean(scores, mask), expected)
+
+
+@pytest.mark.parametrize("num_segments", [100, 200, 320])
+def test_a_mean_of_ones_that_is_rounded_above_one_is_no_error(num_segments: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.rand(64, num_segments, generator=generator)
+    scores[torch.rand(64, num_segments, generator=generator) < 0.3] = 1.0
+    mask = torch.ones_like(scores, dtype=torch.bool)
+    assert top_mean(scores, mask).max() > 1
+    assert top_entropy(scores, mask, 1.0).item() == 0
 
 
 def test_vectors_longer_than_the_margin_cost_only_what_normal_ones_have() -> None:
