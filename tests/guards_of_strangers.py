@@ -294,6 +294,13 @@ OF_STRANGERS: tuple[Guard, ...] = (
         "tests/pipelines/test_cluster.py::TestAddresses::test_what_others_reach_needs_tls_or_a_word",
     ),
     Guard(
+        "a password in an address is not repeated",
+        "pipelines/cluster.py",
+        '    if "@" in address:',
+        "    if False:",
+        "tests/pipelines/test_cluster.py::TestAddresses::test_a_password_is_not_repeated",
+    ),
+    Guard(
         "workers listen on the loopback interface",
         "pipelines/cluster.py",
         '            "host": "127.0.0.1",\n',
@@ -327,6 +334,13 @@ OF_STRANGERS: tuple[Guard, ...] = (
         "    return _OBEYED.sub(",
         "    return text or _OBEYED.sub(",
         attack("names", "test_no_terminal_obeys_what_a_store_says"),
+    ),
+    Guard(
+        "control characters in JSON lines",
+        "pipelines/progress.py",
+        "    return _OBEYED_IN_JSON.sub(",
+        "    return text or _OBEYED_IN_JSON.sub(",
+        attack("names", "test_no_terminal_obeys_a_videos_name"),
     ),
     Guard(
         "control characters in errors",
