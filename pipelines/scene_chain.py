@@ -182,7 +182,7 @@ class Chain:
         linked = plan_linking(self.settings.link_settings(), found, window=None)
         # Whole frames on one grid: clips of their own for each tube would be most of the work.
         regions = RegionSettings(global_align="grid")
-        device = str(pick_device(self.device))
+        device = pick_device(self.device)
         features = plan_features(regions, self.settings.plan(), linked, device=device, batch=None)
         jobs = make_jobs([found, linked, features], self.store, _FLAGS)
         self.tell(f"tubes: {jobs[-1].set_path.name}")

@@ -18,6 +18,8 @@ from .tube_plan import StagePlan, plan_detection, plan_features, plan_linking
 from .tube_scoring import tubes_before
 
 if TYPE_CHECKING:
+    import torch
+
     from ..features.store import FeatureSet, Store
 
 _WINDOW = "windowed:"
@@ -36,7 +38,7 @@ def has_tubes(features: StageSet, feature_set: FeatureSet, identifier: str) -> b
     return bool(features.open(identifier).facts["source_sha256"] == header.source_sha256)
 
 
-def plans_again(features: StageSet, *, device: str) -> list[StagePlan]:
+def plans_again(features: StageSet, *, device: torch.device) -> list[StagePlan]:
     """Give the plans of the three stages that end in this set.
 
     Raises
@@ -50,7 +52,7 @@ def plans_again(features: StageSet, *, device: str) -> list[StagePlan]:
     """
     tubes = tubes_before(features)
     detections = tubes_before(tubes)
-    plans = [plan_detection(_detection(detections, device))]
+    plans = [plan_detection(_detection(detections, str(device)))]
     settings, window = _linking(tubes.recipe.settings)
     plans.append(plan_linking(settings, plans[0], window=window))
     regions, recipe = _regions(features.recipe.settings)

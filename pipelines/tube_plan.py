@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from .tube_detection import DetectionFiles, DetectionWork, DetectorChoice
 from .tubing import FeatureWork, LinkWork, StageJob
 
 if TYPE_CHECKING:
+    import torch
+
     from ..detectors.regions import RegionSettings
     from ..features.store import Store
     from .plan import Plan
@@ -55,18 +57,27 @@ def plan_detection(work: DetectionWork) -> StagePlan:
         return StagePlan(_stage("detections", settings, work.stride), _slug("detections-file", work), work, "cpu", 1)
     choice = work.detector
     try:
-        detector = choice.load()
+        record, batch, weights_name = _described(choice)
     except WeightsError as error:
         raise WeightsError(_with_ways_out(error, choice.name)) from error
-    recipe = _stage("detections", detector.record(), work.stride)
-    return StagePlan(
-        recipe,
-        _slug(f"detections-{choice.name}", work),
-        work,
-        choice.device,
-        detector.batch,
-        detector.weights_name,
-    )
+    recipe = _stage("detections", record, work.stride)
+    return StagePlan(recipe, _slug(f"detections-{choice.name}", work), work, choice.device, batch, weights_name)
+
+
+def _described(choice: DetectorChoice) -> tuple[dict[str, Any], int, str | None]:
+    """Give what a detector records, its batch and its weights' name, wherever it will run."""
+    import torch
+
+    from ..detectors.runtime import DEFAULT_BATCH
+
+    device = torch.device(choice.device)
+    if device.type != "cuda" or torch.cuda.is_available():
+        detector = choice.load()
+        return detector.record(), detector.batch, detector.weights_name
+    # The GPU is a worker's: what is recorded but for the precision, which CPUs may not have, is the same on any device.
+    detector = replace(choice, device="cpu", precision="fp32", batch=1).load()
+    record = {**detector.record(), "precision": choice.precision}
+    return record, choice.batch or DEFAULT_BATCH[device.type], detector.weights_name
 
 
 def _stage(kind: str, settings: Mapping[str, Any], stride: int) -> StageRecipe:
@@ -104,7 +115,7 @@ def plan_linking(settings: LinkSettings, before: StagePlan, *, window: int | Non
 
 
 def plan_features(
-    regions: RegionSettings, plan: Plan, before: StagePlan, *, device: str, batch: int | None
+    regions: RegionSettings, plan: Plan, before: StagePlan, *, device: torch.device, batch: int | None
 ) -> StagePlan:
     """Give the plan of the third stage: the network of ``plan`` on regions and whole frames.
 
@@ -117,9 +128,9 @@ def plan_features(
     from .whole_frames import check_for_tubes
 
     check_for_tubes(plan.recipe)
-    options = {"device": device, "batch": batch, "engine": None}
+    options = {"batch": batch, "engine": None}
     flags = dict.fromkeys(("force", "retry_failed", "strict", "allow_partial"), False)
-    job = make_job(plan, Path(), {**options, **flags})
+    job = make_job(plan, Path(), {**options, **flags}, device)
     record: dict[str, Any] = {"regions": regions.record(), "network": plan.recipe.to_mapping()}
     # It changes no value, but a shard without clips is not what somebody asked for who wants them.
     record |= {"keep_clips": True} if regions.keep_clips else {}

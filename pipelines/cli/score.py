@@ -203,7 +203,7 @@ def _tubed(
     if not lacking:
         return {}
     flags = {name: options.get(name, False) for name in ("force", "retry_failed", "strict", "allow_partial")}
-    plans = plans_again(features, device=str(pick_device(options["device"])))
+    plans = plans_again(features, device=pick_device(options["device"]))
     if not (options["quiet"] or options["as_json"]):
         say(f"tubes of {len(lacking)} videos -> {features.path}")
     runs = start_runs(make_jobs(plans, Store(features.path.parent), flags), len(lacking))

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from ...detectors.detector import DEFAULT_SCORE_THRESHOLD
 from ...errors import UsageError, VadxError
 from .common import decode_limits, decoding_options, find_part, out_option, run_limits, run_options
-from .worker_options import opened_workers, worker_options
+from .worker_options import device_of, opened_workers, worker_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,10 +161,9 @@ def _check_together(ctx: click.Context, options: dict[str, Any]) -> None:
 def _plans(options: dict[str, Any]) -> list[StagePlan]:
     """Give the plans of the stages up to the wanted one: all that can be refused is refused here."""
     from ...detectors.settings import DEFAULT_MAX_OPEN_BOXES, LinkSettings
-    from ...extract.engine import pick_device
     from ..tube_plan import detection_work, plan_detection, plan_features, plan_linking
 
-    device = str(pick_device(options["device"]))
+    device = device_of(options)
     settings = LinkSettings(
         eta=options["eta"],
         iou_threshold=options["iou"],
@@ -183,7 +182,7 @@ def _plans(options: dict[str, Any]) -> list[StagePlan]:
     )
     # Before the detector: it takes seconds to load, and the last stage's weights may be missing.
     network = _network(options) if options["stage"] == "features" else None
-    plans = [plan_detection(detection_work(options, device))]
+    plans = [plan_detection(detection_work(options, str(device)))]
     if options["stage"] != "detect":
         plans.append(plan_linking(settings, plans[0], window=options["link_window"]))
     if network is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 
 from support import Ran, make_video
@@ -129,7 +130,7 @@ def test_plans_are_those_that_the_sets_were_made_by(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vadx_here: Vadx
 ) -> None:
     features = of_kind(store, "tube-features")
-    plans = plans_again(features, device="cpu")
+    plans = plans_again(features, device=torch.device("cpu"))
     before = tubes_before(features)
     stages = (tubes_before(before), before, features)
     assert [plan.recipe.digest for plan in plans] == [stage.digest for stage in stages]
@@ -138,14 +139,14 @@ def test_plans_are_those_that_the_sets_were_made_by(
     really = tube_again.parse_classes
     monkeypatch.setattr(tube_again, "parse_classes", lambda text: (("person",), really(text)[1]))
     with pytest.raises(UsageError, match=r"cannot be made here: classes would be 'person', not 'all'"):
-        plans_again(features, device="cpu")
+        plans_again(features, device=torch.device("cpu"))
     (tmp_path / "boxes.csv").write_text(
         "frame,x1,y1,x2,y2,score,label\n" + "".join(f"{n},2,2,30,30,0.9,1\n" for n in range(24))
     )
     ran = vadx_here(*TUBES[:1], *TUBES[3:], "seen.mp4", "--detections", "boxes.csv", "--out", "files")
     assert ran.code == 0, ran.err
     with pytest.raises(UsageError, match=r"boxes of .* are of another program.* --detections FILE"):
-        plans_again(of_kind(Store(tmp_path / "files"), "tube-features"), device="cpu")
+        plans_again(of_kind(Store(tmp_path / "files"), "tube-features"), device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

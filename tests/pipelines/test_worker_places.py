@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from support import Ran, make_video
 from vadx.detectors.region_boxes import RegionSettings
 from vadx.features.recipe import Network, Recipe, Sampling, Transform
 from vadx.features.stage_set import StageRecipe
@@ -17,6 +20,7 @@ from vadx.pipelines.capacity import default_decoders
 from vadx.pipelines.job import Job
 from vadx.pipelines.share_work import far
 from vadx.pipelines.tube_detection import DetectionFiles, DetectionWork, DetectorChoice
+from vadx.pipelines.tube_plan import plan_detection
 from vadx.pipelines.tubing import FeatureWork, StageJob
 from vadx.pipelines.worker_places import CORES, WorkerPlace, gpus_named, gpus_of, places_of, usable_cores
 
@@ -148,3 +152,32 @@ def test_a_job_of_tubes_means_the_same_elsewhere(tmp_path: Path, monkeypatch: py
     assert works[1].work == DetectionWork(detector=chosen)
     assert isinstance(works[2].work, FeatureWork)
     assert (works[2].work.job.weights, works[2].work.job.device) == (str(tmp_path / "own.pt"), "cuda")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_detector_is_planned_for_a_gpu_that_only_workers_have(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    here = DetectorChoice("tiny-boxes")
+    there = replace(here, device="cuda", precision=precision)
+    ours, theirs = (plan_detection(DetectionWork(detector=one)) for one in (here, there))
+    assert (ours.device, ours.batch) == ("cpu", 1)
+    assert (theirs.device, theirs.batch) == ("cuda", 8)
+    assert theirs.recipe.settings == {**ours.recipe.settings, "precision": precision}
+    assert theirs.work == DetectionWork(detector=there)
+
+
+def test_tubes_are_planned_for_a_gpu_that_only_workers_have(
+    tmp_path: Path, vadx_here: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    make_video(tmp_path / "a.mp4", num_frames=8)
+    words = ("tubes", "a.mp4", "--detector", "tiny-boxes", "--backbone", "tiny", "--device", "cuda", "--dry-run")
+    weights = ("--backbone-weights", "random:1")
+    alone = vadx_here(*words, *weights)
+    assert alone.code == 2
+    assert "torch sees 0 GPUs" in alone.err
+    far_away = vadx_here(*words, *weights, "--scheduler", "tcp://127.0.0.1:8786")
+    assert far_away.code == 0, far_away.err
