@@ -16,7 +16,7 @@ from .common import (
     json_option,
     open_any_set,
     open_set,
-    store_option,
+    out_option,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     metavar="SET",
     help="mgpr: score tubes too, those of this set of tube features; those that lack are made.  [default: the model's]",
 )
-@store_option
+@out_option("--store")
 @click.option("--root", type=click.Path(path_type=Path, exists=True), help="Ids are paths below this folder.")
 @click.option("--weights", help="A file of the weights of the model's recipe, where they have no name.")
 @click.option("--device", "-d", default="auto", help="cpu, cuda, cuda:N, or auto.")

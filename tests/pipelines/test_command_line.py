@@ -175,6 +175,7 @@ class TestSettings:
         (store_option, ("ls", "info", "verify", "gc", "runs", "diff", "pack", "bags", "export", "train", "doctor")),
         (out_option(), ("extract", "tubes")),
         (out_option("--to"), ("import",)),
+        (out_option("--store"), ("score",)),
         (run_options(force="", verbose=""), ("extract", "tubes", "import")),
         (decoding_options, ("extract", "tubes", "score")),
     ],
