@@ -36,6 +36,11 @@ class StagePlan:
     batch: int
     weights_name: str | None = None
 
+    @property
+    def has_network(self) -> bool:
+        """Whether its device is a choice: files are read, and boxes linked, on CPUs."""
+        return isinstance(self.work, FeatureWork) or (isinstance(self.work, DetectionWork) and not self.work.files)
+
 
 def plan_detection(work: DetectionWork) -> StagePlan:
     """Give the plan of the first stage. Loads the detector: what its boxes depend on is known then.

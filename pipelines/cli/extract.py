@@ -19,7 +19,7 @@ from .common import (
     run_limits,
     run_options,
 )
-from .worker_options import device_of, is_elsewhere, opened_workers, worker_options
+from .worker_options import device_hint, device_of, is_elsewhere, opened_workers, worker_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -194,6 +194,8 @@ def _extract(found: Inputs, plans: Sequence[Plan], options: dict[str, Any], limi
     if talks:
         passed = f"; {found.num_passed_over} other files passed over" if found.num_passed_over else ""
         say(f"{len(found.entries) + len(found.colliding)} videos{passed}")
+        if (hint := device_hint(options, jobs[0].device)) is not None:
+            say(hint)
     emit = click.echo if options["as_json"] else lambda _line: None
     display = make_display(json_lines=options["as_json"], quiet=options["quiet"], verbose=options["verbose"])
     runs = start_runs(jobs, len(found.entries) + len(found.colliding))

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from ...detectors.detector import DEFAULT_SCORE_THRESHOLD
 from ...errors import UsageError, VadxError
 from .common import decode_limits, decoding_options, find_part, out_option, run_limits, run_options
-from .worker_options import device_of, opened_workers, worker_options
+from .worker_options import device_hint, device_of, opened_workers, worker_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -261,6 +261,8 @@ def _run(
     runs = start_runs(jobs, num_videos)
     # Boxes of files are linked on CPUs, but tubes may have features.
     device = next((job.device for job in jobs if job.device != "cpu"), "cpu")
+    if talks and any(plan.has_network for plan in plans) and (hint := device_hint(options, device)) is not None:
+        say(hint)
     try:
         with opened_workers(options, process_tubes, device, len(found.entries)) as workers:
             reason = run_videos(

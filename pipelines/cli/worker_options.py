@@ -74,6 +74,13 @@ def device_of(options: dict[str, Any]) -> torch.device:
     return pick_device(named)
 
 
+def device_hint(options: dict[str, Any], device: str) -> str | None:
+    """Give what to say of a device that was chosen here for workers of which this command knows nothing."""
+    if options["scheduler"] is None or options["device"] != "auto" or device != "cpu":
+        return None
+    return "there is no GPU here, so the scheduler's workers will use their CPUs; if they have GPUs: --device cuda"
+
+
 @contextmanager
 def opened_workers(
     options: dict[str, Any], unit: Process, device: str, num_videos: int

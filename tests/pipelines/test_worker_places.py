@@ -181,3 +181,20 @@ def test_tubes_are_planned_for_a_gpu_that_only_workers_have(
     assert "torch sees 0 GPUs" in alone.err
     far_away = vadx_here(*words, *weights, "--scheduler", "tcp://127.0.0.1:8786")
     assert far_away.code == 0, far_away.err
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "named", "device", "says"),
+    [
+        ("tcp://127.0.0.1:8786", "auto", "cpu", True),
+        ("tcp://127.0.0.1:8786", "auto", "cuda", False),
+        ("tcp://127.0.0.1:8786", "cpu", "cpu", False),
+        (None, "auto", "cpu", False),
+    ],
+)
+def test_a_command_without_a_gpu_says_what_its_workers_will_use(
+    scheduler: str | None, named: str, device: str, says: bool
+) -> None:
+    from vadx.pipelines.cli.worker_options import device_hint
+
+    assert (device_hint({"scheduler": scheduler, "device": named}, device) is not None) == says
