@@ -32,15 +32,17 @@ HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, Attribute
 class GuardedFile(io.RawIOBase):
     """A file for ``h5py.File``. A heap that does not end is handed out without its signature, which HDF5 refuses.
 
+    ``descriptor`` is of the file where it is open already, and stays so.
+
     Raises
     ------
     OSError
         if the system cannot open or read the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, descriptor: int | None = None) -> None:
         super().__init__()
-        self._file = io.FileIO(path)
+        self._file = io.FileIO(path if descriptor is None else descriptor, closefd=descriptor is None)
         self._num_bytes = os.fstat(self._file.fileno()).st_size
         self.name = str(path)
 

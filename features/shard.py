@@ -154,18 +154,29 @@ def read_header(path: Path) -> ShardHeader:
     ShardError
         if it is damaged.
     """
+    descriptor = _open(path)
+    try:
+        return _header_of(path, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int:
     # Without O_NONBLOCK a FIFO at a shard's place would hang whoever looks.
     flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
     try:
-        descriptor = os.open(path, flags)
-        try:
-            status = os.fstat(descriptor)
-            is_file = stat.S_ISREG(status.st_mode)
-            block = os.read(descriptor, HEADER_BYTES) if is_file else b""
-        finally:
-            os.close(descriptor)
+        return os.open(path, flags)
     except FileNotFoundError:
         raise
+    except OSError as error:
+        raise ShardError(str(path), "unreadable", error.strerror or str(error)) from error
+
+
+def _header_of(path: Path, descriptor: int) -> ShardHeader:
+    try:
+        status = os.fstat(descriptor)
+        is_file = stat.S_ISREG(status.st_mode)
+        block = os.read(descriptor, HEADER_BYTES) if is_file else b""
     except OSError as error:
         raise ShardError(str(path), "unreadable", error.strerror or str(error)) from error
     if not is_file:
@@ -234,8 +245,7 @@ def open_shard(path: Path) -> ShardContent:
         if it is damaged or does not hold what a shard holds. The body's sha256 is compared before HDF5 sees it; links,
         external storage, virtual data sets and unknown filters are refused before any data is read.
     """
-    header = read_header(path)
-    with shard_image(path, header.body_sha256) as file:
+    with shard_image(path, check_body=True) as (header, file):
         identifier, features = _read_image(path, file)
     check_id(path, identifier, header)
     return ShardContent(identifier, features, header)
@@ -254,8 +264,7 @@ class ShardOutline:
 
 def read_outline(path: Path) -> ShardOutline:
     """Read a shard's id, shape and facts, of which only what HDF5 itself checks is checked. Raises as `open_shard`."""
-    header = read_header(path)
-    with shard_image(path) as file:
+    with shard_image(path) as (header, file):
         shape = _own_dataset(path, file, "features").shape
         seconds = _own_dataset(path, file, "seconds")
         attributes = checked_attributes(path, file)
@@ -269,8 +278,7 @@ def read_frames_from(path: Path) -> str | None:
 
     Raises as `open_shard`, but checks no id.
     """
-    read_header(path)
-    with shard_image(path) as file:
+    with shard_image(path) as (_, file):
         found = checked_attributes(path, file).get("frames_from")
     return None if found is None else str(found)
 
@@ -280,21 +288,28 @@ def _span(seconds: NDArray[np.float64] | h5py.Dataset) -> float:
 
 
 @contextmanager
-def shard_image(path: Path, body_sha256: str | None = None) -> Iterator[h5py.File]:
-    """Open a shard's HDF5 image, and turn whatever HDF5 raises into `ShardError`.
+def shard_image(path: Path, *, check_body: bool = False) -> Iterator[tuple[ShardHeader, h5py.File]]:
+    """Open a shard: its header and its HDF5 image, and turn whatever HDF5 raises into `ShardError`.
 
-    ``body_sha256`` is compared with that of the body first: HDF5's own checksums miss texts, and chunks of zeros.
+    Both are of one file, whatever takes its place meanwhile. With ``check_body`` the sha256 of the body is compared
+    first: HDF5's own checksums miss texts, and chunks of zeros.
+
+    Raises as `read_header`.
     """
+    descriptor = _open(path)
     try:
-        with GuardedFile(path) as image:
-            if body_sha256 is not None:
-                _check_body(path, image, body_sha256)
+        header = _header_of(path, descriptor)
+        with GuardedFile(path, descriptor) as image:
+            if check_body:
+                _check_body(path, image, header.body_sha256)
             with h5py.File(image, "r") as file:
-                yield file
+                yield header, file
     except (ShardError, FileNotFoundError):
         raise
     except HDF5_ERRORS as error:
         raise ShardError(str(path), "structure", "the HDF5 image cannot be read") from error
+    finally:
+        os.close(descriptor)
 
 
 def _check_body(path: Path, image: GuardedFile, expected: str) -> None:

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from ..errors import ShardError
-from .shard import HEADER_BYTES, check_id, checked_attributes, checked_dataset, read_header, sealed, shard_image
+from .shard import HEADER_BYTES, check_id, checked_attributes, checked_dataset, sealed, shard_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -152,8 +152,7 @@ def open_stage_shard(path: Path, kind: str) -> StageShard:
     ShardError
         if it is damaged, or does not hold what a shard of this kind holds.
     """
-    header = read_header(path)
-    with shard_image(path, header.body_sha256) as file:
+    with shard_image(path, check_body=True) as (header, file):
         datasets = _datasets(path, file, kind)
         arrays = {name: dataset[()] for name, dataset in datasets.items()}
         identifier, facts = _attributes(path, file, kind)
@@ -166,8 +165,7 @@ def open_stage_shard(path: Path, kind: str) -> StageShard:
 
 def read_stage_outline(path: Path, kind: str) -> StageOutline:
     """Read a shard's id, facts and the lengths of its axes. Raises as `open_stage_shard`."""
-    header = read_header(path)
-    with shard_image(path) as file:
+    with shard_image(path) as (header, file):
         lengths = {
             axis: length
             for name, dataset in _datasets(path, file, kind).items()

@@ -91,6 +91,13 @@ AT_REST: tuple[Guard, ...] = (
         "tests/features/test_shard.py::test_the_image_of_another_video_is_a_stranger",
     ),
     Guard(
+        "a shard's header and body are of one file",
+        _SHARD,
+        "        with GuardedFile(path, descriptor) as image:",
+        "        with GuardedFile(path) as image:",
+        "tests/features/test_shard.py::test_a_shard_that_is_replaced_while_it_is_read_is_read_as_it_was",
+    ),
+    Guard(
         "O_NOFOLLOW of shards",
         _SHARD,
         '"O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK")',

@@ -241,6 +241,27 @@ def test_the_loader_gives_the_right_data_or_an_error(large: Path) -> None:
     assert damages == ["body"] * 400
 
 
+@pytest.mark.parametrize("read", [open_shard, read_outline], ids=["open_shard", "read_outline"])
+def test_a_shard_that_is_replaced_while_it_is_read_is_read_as_it_was(
+    read: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = (
+        write(tmp_path / name, make_shard(features=make_features(num_clips), source=source))
+        for name, num_clips, source in (("shard.h5", 3, SOURCE), ("another.h5", 5, "f" * 64))
+    )
+    expected = read(before)
+    really = shard_module._header_of
+
+    def slowly(path: Path, descriptor: int) -> Any:
+        header = really(path, descriptor)
+        after.replace(path)
+        return header
+
+    monkeypatch.setattr(shard_module, "_header_of", slowly)
+    assert repr(read(before)) == repr(expected)
+    assert not after.exists()
+
+
 def test_a_changed_id_is_not_handed_out(small: Path) -> None:
     at = small.read_bytes().index(VIDEO.encode())
     for offset in range(len(VIDEO)):

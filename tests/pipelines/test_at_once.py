@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numbered_videos import RECIPE, Source, shard_of, values_of, write_here
 
 from vadx.errors import NoInputError, StoreError
 from vadx.features import pack
@@ -19,8 +20,6 @@ from vadx.features.pack import pack_set
 from vadx.features.packed_set import PackedSet
 from vadx.features.store import FeatureSet, Store
 from vadx.pipelines.sweep import find_leftovers, sweep
-
-from .numbered_videos import RECIPE, Source, shard_of, values_of, write_here
 
 WRITERS = 3
 IDS = tuple(f"camera {number % 7}/{number:03d}" for number in range(45))

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from numbered_videos import RECIPE, Source, shard_of, values_of, write_here
 
 from vadx.errors import NoInputError, ShardError, VideoError
 from vadx.features import listed_set, pack, publish, store
@@ -29,8 +30,6 @@ from vadx.features.shard import HEADER_BYTES
 from vadx.features.shard_set import ShardSet, failure_of
 from vadx.features.store import FeatureSet, Store
 from vadx.pipelines.sweep import find_leftovers, sweep
-
-from .numbered_videos import RECIPE, Source, shard_of, values_of, write_here
 
 LIVES = int(os.environ.get("VADX_TEST_LIVES", 0))
 LIVES_A_CHANGE, LIVES_TO_BE_FOUND_OUT = 200, 8
