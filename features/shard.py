@@ -154,18 +154,27 @@ def read_header(path: Path) -> ShardHeader:
     ShardError
         if it is damaged.
     """
-    descriptor = _open(path)
-    try:
+    with _opened(path) as descriptor:
         return _header_of(path, descriptor)
-    finally:
-        os.close(descriptor)
 
 
-def _open(path: Path) -> int:
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
     # Without O_NONBLOCK a FIFO at a shard's place would hang whoever looks.
     flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
+    with _as_unreadable(path):
+        descriptor = os.open(path, flags)
     try:
-        return os.open(path, flags)
+        yield descriptor
+    finally:
+        with _as_unreadable(path):
+            os.close(descriptor)
+
+
+@contextmanager
+def _as_unreadable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -173,12 +182,10 @@ def _open(path: Path) -> int:
 
 
 def _header_of(path: Path, descriptor: int) -> ShardHeader:
-    try:
+    with _as_unreadable(path):
         status = os.fstat(descriptor)
         is_file = stat.S_ISREG(status.st_mode)
         block = os.read(descriptor, HEADER_BYTES) if is_file else b""
-    except OSError as error:
-        raise ShardError(str(path), "unreadable", error.strerror or str(error)) from error
     if not is_file:
         raise ShardError(str(path), "unreadable", "it is not a regular file")
     header = parse_header(path, block)
@@ -296,27 +303,23 @@ def shard_image(path: Path, *, check_body: bool = False) -> Iterator[tuple[Shard
 
     Raises as `read_header`.
     """
-    descriptor = _open(path)
     try:
-        header = _header_of(path, descriptor)
-        with GuardedFile(path, descriptor) as image:
-            if check_body:
-                _check_body(path, image, header.body_sha256)
-            with h5py.File(image, "r") as file:
-                yield header, file
+        with _opened(path) as descriptor:
+            header = _header_of(path, descriptor)
+            with GuardedFile(path, descriptor) as image:
+                if check_body:
+                    _check_body(path, image, header.body_sha256)
+                with h5py.File(image, "r") as file:
+                    yield header, file
     except (ShardError, FileNotFoundError):
         raise
     except HDF5_ERRORS as error:
         raise ShardError(str(path), "structure", "the HDF5 image cannot be read") from error
-    finally:
-        os.close(descriptor)
 
 
 def _check_body(path: Path, image: GuardedFile, expected: str) -> None:
-    try:
+    with _as_unreadable(path):
         found = image.sha256(HEADER_BYTES)
-    except OSError as error:
-        raise ShardError(str(path), "unreadable", error.strerror or str(error)) from error
     if found != expected:
         raise ShardError(str(path), "body", "its sha256 is not the one in its header")
 

@@ -93,8 +93,8 @@ AT_REST: tuple[Guard, ...] = (
     Guard(
         "a shard's header and body are of one file",
         _SHARD,
-        "        with GuardedFile(path, descriptor) as image:",
-        "        with GuardedFile(path) as image:",
+        "            with GuardedFile(path, descriptor) as image:",
+        "            with GuardedFile(path) as image:",
         "tests/features/test_shard.py::test_a_shard_that_is_replaced_while_it_is_read_is_read_as_it_was",
     ),
     Guard(
