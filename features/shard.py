@@ -381,7 +381,8 @@ def checked_dataset(path: Path, file: h5py.File, name: str, *, kind: str, num_ax
     if not filters <= _ALLOWED_FILTERS:
         raise ShardError(str(path), "structure", f"{name} needs unknown filters {sorted(filters - _ALLOWED_FILTERS)}")
     ratio = _MAX_DEFLATE_RATIO if h5py.h5z.FILTER_DEFLATE in filters else 1
-    if dataset.nbytes > ratio * path.stat().st_size:
+    # Not of what stands at the path: another file may have taken this one's place.
+    if dataset.nbytes > ratio * dataset.file.id.get_filesize():
         raise ShardError(str(path), "structure", f"{name} claims {dataset.nbytes} bytes, more than the file holds")
     chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
     if chunk_bytes > max(dataset.nbytes, _MAX_CHUNK_BYTES):

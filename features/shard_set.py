@@ -129,7 +129,8 @@ class ShardSet(ABC):
         raw = read_recipe_file(path)
         version = raw.get("vadx")
         if isinstance(version, int) and version > STORE_VERSION:
-            msg = f"{path}: a newer vadx made this set (format {version}); update vadx"
+            doubt = "" if _is_as_written(raw) else ", or restore the file from a copy: its own check does not fit"
+            msg = f"{path / 'recipe.json'}: a newer vadx made this set (format {version}); update vadx{doubt}"
             raise StoreError(msg)
         try:
             digest = self._read_recipe(raw).digest

@@ -214,7 +214,11 @@ def harmless(text: str) -> str:
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
-def json_line(event: object) -> str:
-    """Give an event as one line of JSON. JSON itself lets DEL and 8-bit controls stand, which a terminal obeys."""
-    text = msgspec.json.encode(event).decode()
+def harmless_json(text: str) -> str:
+    """Escape what JSON lets stand in its texts and a terminal obeys: DEL and 8-bit controls."""
     return _OBEYED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def json_line(event: object) -> str:
+    """Give an event as one line of JSON, harmless on a terminal."""
+    return harmless_json(msgspec.json.encode(event).decode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -97,11 +96,6 @@ def make_training_display(num_iterations: int, *, quiet: bool) -> TrainingDispla
 def losses_of(event: Mapping[str, Any]) -> str:
     """Give the losses of an iteration, one a phase."""
     return ", ".join(f"{name} {value:.4g}" for name, value in event.items() if name.split(".")[-1] == "loss")
-
-
-def json_line(event: Mapping[str, Any]) -> str:
-    """Give an event as one line of JSON, in ASCII."""
-    return json.dumps(dict(event))
 
 
 class Board:

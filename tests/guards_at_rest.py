@@ -166,7 +166,7 @@ AT_REST: tuple[Guard, ...] = (
     Guard(
         "HDF5: no more is claimed than the file can hold",
         _SHARD,
-        "    if dataset.nbytes > ratio * path.stat().st_size:",
+        "    if dataset.nbytes > ratio * dataset.file.id.get_filesize():",
         "    if False:",
         hdf5_attack("4 TiB", "import"),
     ),

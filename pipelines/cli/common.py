@@ -168,8 +168,10 @@ def print_json(value: object) -> None:
 
     import msgspec
 
+    from ..progress import harmless_json
+
     # Escapes every character outside ASCII: a path that is not UTF-8 can be written too.
-    click.echo(json.dumps(msgspec.to_builtins(value), indent=2))
+    click.echo(harmless_json(json.dumps(msgspec.to_builtins(value), indent=2)))
 
 
 def print_table(headers: list[str], rows: list[list[str]]) -> None:

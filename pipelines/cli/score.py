@@ -265,7 +265,7 @@ def _tell(model: Model, found: Iterable[Found], failures: list[Found], options: 
     """Print what was found, video by video, and last what failed. Gives the exit code."""
     import json
 
-    from ..progress import printable
+    from ..progress import harmless_json, printable
     from ..score_run import failure_mapping
     from ..score_video import video_lines, video_mapping
     from .extract import say
@@ -297,7 +297,7 @@ def _tell(model: Model, found: Iterable[Found], failures: list[Found], options: 
             "videos": videos,
             "failed": [failure_mapping(one) for one in failed],
         }
-        click.echo(json.dumps(told))
+        click.echo(harmless_json(json.dumps(told)))
     if failed:
         say(f"{len(failed)} failed:")
         for one in failed:

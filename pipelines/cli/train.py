@@ -231,8 +231,9 @@ def _folder_name(order: Order) -> str:
 
 
 def _run(training: Training, folder: Path, settings: TrainSettings, stop: StopSignals, options: dict[str, Any]) -> int:
+    from ..progress import json_line
     from ..train import train as run_loop
-    from ..training_display import Board, json_line, make_training_display
+    from ..training_display import Board, make_training_display
 
     as_json, quiet = options["as_json"], options["quiet"]
     talks = not (as_json or quiet)
@@ -328,7 +329,7 @@ def _announce(training: Training, folder: Path, settings: TrainSettings) -> None
 
 def _report(training: Training, done: Trained, seconds: float, options: dict[str, Any]) -> None:
     from ..model_folder import read_facts
-    from ..training_display import json_line
+    from ..progress import json_line
 
     choice = read_facts(done.folder)["choice"]
     if options["as_json"]:

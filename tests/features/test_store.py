@@ -14,6 +14,7 @@ import pytest
 from vadx.errors import ShardError, StoreError, VideoError
 from vadx.features import Store
 from vadx.features import store as store_module
+from vadx.features.checked_json import with_check, without_check
 from vadx.features.index import ShardSummary
 from vadx.features.keys import folder_of, key_of
 from vadx.features.shard import ShardHeader
@@ -350,6 +351,20 @@ def test_a_recipe_file_that_is_no_recipe_is_a_store_error(feature_set: FeatureSe
     (feature_set.path / "recipe.json").write_bytes(content)
     with pytest.raises(StoreError, match=r"recipe\.json"):
         FeatureSet(feature_set.path)
+
+
+@pytest.mark.parametrize("is_flipped", [False, True])
+def test_a_version_that_a_flipped_bit_made_newer_is_told_from_a_newer_one(
+    is_flipped: bool, feature_set: FeatureSet
+) -> None:
+    path = feature_set.path / "recipe.json"
+    raw = json.loads(path.read_text())
+    newer = {**raw, "vadx": 3} if is_flipped else with_check({**without_check(raw), "vadx": 3})
+    path.write_text(json.dumps(newer))
+    with pytest.raises(StoreError, match=r"newer vadx.*format 3") as caught:
+        FeatureSet(feature_set.path)
+    assert str(path) in str(caught.value)
+    assert ("its own check does not fit" in str(caught.value)) == is_flipped
 
 
 def test_a_flipped_bit_in_the_recipe_file_never_gives_another_recipe(feature_set: FeatureSet) -> None:

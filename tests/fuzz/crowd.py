@@ -13,16 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import random
 import secrets
-import signal
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing.process import BaseProcess
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +52,19 @@ class Crowd:
         return tuple(f"camera {number % 4}/{number:02d}" for number in range(self.names))
 
 
-def write(path: Path, crowd: Crowd, seed: int, is_over: Event) -> None:
+def write(path: Path, crowd: Crowd, seed: int, is_over: Any) -> None:
     generator = random.Random(seed)
     feature_set = FeatureSet(path)
-    while not is_over.is_set():
+    while not is_over.value:
         identifier, content = generator.choice(crowd.ids), generator.choice(tuple(CONTENTS.values()))
         feature_set.publish(identifier, shard_of(identifier, content), replace=True)
 
 
-def read(path: Path, crowd: Crowd, seed: int, is_over: Event, told: Any) -> None:
+def read(path: Path, crowd: Crowd, seed: int, is_over: Any, told: Any) -> None:
     generator = random.Random(seed)
     feature_set = FeatureSet(path)
     num_reads, wrong = 0, []
-    while not is_over.is_set():
+    while not is_over.value:
         identifier = generator.choice(crowd.ids)
         try:
             shard = open_shard(feature_set.shard_path(identifier))
@@ -86,7 +83,8 @@ def run(crowd: Crowd, folder: Path) -> dict[str, Any]:
     """Let a crowd loose on a set in an empty folder; gives what was seen."""
     path = Store(folder / "store").create(RECIPE, slug="crowd").path
     context = multiprocessing.get_context("fork")
-    is_over, told = context.Event(), context.SimpleQueue()
+    # A flag without a lock: whoever is killed while it holds one stops all the others.
+    is_over, told = context.RawValue("b", 0), context.SimpleQueue()
     generator = random.Random(crowd.seed)
 
     def writer() -> BaseProcess:
@@ -104,11 +102,11 @@ def run(crowd: Crowd, folder: Path) -> dict[str, Any]:
     for _ in range(crowd.kills):
         time.sleep(crowd.seconds / (crowd.kills + 1))
         place = generator.randrange(len(writers))
-        os.kill(writers[place].pid or 0, signal.SIGKILL)
+        writers[place].kill()
         writers[place].join()
         writers[place] = writer()
     time.sleep(crowd.seconds / (crowd.kills + 1))
-    is_over.set()
+    is_over.value = 1
     for process in [*writers, *readers]:
         process.join()
     # A reader that died told nothing, but its exit code does.
@@ -128,12 +126,10 @@ def run(crowd: Crowd, folder: Path) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Write and read the same few videos at once.")
-    for name, default in (("writers", 8), ("readers", 8), ("names", 16), ("kills", 10)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=None, help="A new one each time unless it is given.")
+    for one in fields(Crowd):
+        default = secrets.randbelow(1 << 31) if one.name == "seed" else one.default
+        parser.add_argument(f"--{one.name}", type=type(one.default), default=default)
     options = parser.parse_args()
-    options.seed = secrets.randbelow(1 << 31) if options.seed is None else options.seed
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         result = run(Crowd(**vars(options)), Path(folder))
     print(json.dumps(result, indent=1))
