@@ -183,6 +183,21 @@ class Index:
         }
         return Index(folders, self.listing.only(old), self.path)
 
+    def known_again(self, said: Mapping[str, int], now_ns: int) -> Index:
+        """Leave in what the next refresh need not open, though it looks into every folder that is not in ``said``.
+
+        ``said`` are the folders that an index on disk vouched for before this one was refreshed from it. Of others a
+        row is kept if it was written well before a folder that had already changed when its shard was read: whatever
+        takes its place comes with a later time, by the same clock.
+        """
+        folders = {name: mtime_ns for name, mtime_ns in said.items() if self.folders.get(name) == mtime_ns}
+        vouched = np.zeros(256, np.bool_)
+        vouched[[int(name, 16) for name in folders]] = True
+        looked_ns = min(now_ns, max(self.folders.values(), default=0))
+        rows = self.listing.rows
+        keep = vouched[rows["folder"]] | (rows["written_ns"] < looked_ns - _RACY_NS)
+        return Index(folders, self.listing.only(keep), self.path)
+
 
 def load_index(path: Path) -> Index:
     """Read an index without its hints; one that is missing, damaged or of another version counts as empty."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,16 +28,21 @@ class ListedSet(ShardSet):
         return {**self.__dict__, "_loaded": None}
 
     def index(self) -> Index:
-        """Give the index, brought up to date in memory. Its file is read again only if it is another one."""
+        """Give the index, brought up to date in memory. Its file is read again only if it is another one, and of the
+        shards that it does not have only those that were not there the last time.
+        """
         try:
             status = self.index_path.stat()
             stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
         except OSError:
             stamp = None
-        # What is kept is what the file says, never what was seen since: a folder may change twice within a tick.
-        if self._loaded is None or stamp is None or stamp != self._loaded[0]:
+        if self._loaded is None or stamp != self._loaded[0]:
             self._loaded = (stamp, load_index(self.index_path))
-        return refresh(self._loaded[1], self.path / "shards", self.read_row)
+        before = self._loaded[1]
+        index = refresh(before, self.path / "shards", self.read_row)
+        # Of folders, what is kept is what the file says, never what was seen since: one may change twice within a tick.
+        self._loaded = (stamp, index.known_again(before.folders, time.time_ns()))
+        return index
 
     def summaries(self) -> Listing:
         """Give id -> summary of every readable shard, in the order of ids. Opens only shards that changed."""

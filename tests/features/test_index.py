@@ -148,6 +148,58 @@ def test_the_clock_is_read_before_the_shards_are(full: FeatureSet, monkeypatch: 
     assert order == ["clock_ns", "refresh"]
 
 
+def age(feature_set: FeatureSet, seconds: float) -> None:
+    """Make every shard so much older than the newest folder."""
+    newest = max(folder.stat().st_mtime_ns for folder in (feature_set.path / "shards").iterdir())
+    for path in feature_set.shard_paths():
+        os.utime(path, ns=(0, newest - round(seconds * 1e9)))
+
+
+def test_without_an_index_a_shard_is_read_once_however_often_it_is_listed(
+    full: FeatureSet, read_again: list[str]
+) -> None:
+    age(full, 3)
+    assert list(full) == sorted(IDS)
+    assert sorted(read_again) == sorted(map(key_of, IDS))
+    publish(full, "new")
+    read_again.clear()
+    assert list(full.summaries()) == sorted([*IDS, "new"])
+    assert read_again == ["new"]
+    full.shard_path("a").unlink()
+    assert list(full) == sorted({*IDS, "new"} - {"a"})
+    assert set(read_again) == {"new"}
+
+
+def test_a_shard_as_young_as_the_folders_is_read_again(full: FeatureSet, read_again: list[str]) -> None:
+    """It may be replaced by one of its size within the clock's tick, and would then look unchanged."""
+    age(full, 1)
+    assert len(full.summaries()) == len(IDS)
+    read_again.clear()
+    assert len(full.summaries()) == len(IDS)
+    assert sorted(read_again) == sorted(map(key_of, IDS))
+
+
+def test_folders_from_the_future_vouch_for_nothing(full: FeatureSet, read_again: list[str]) -> None:
+    folder = full.shard_path("a").parent
+    os.utime(folder, ns=(0, 2**62))
+    assert len(full.summaries()) == len(IDS)
+    read_again.clear()
+    assert len(full.summaries()) == len(IDS)
+    assert sorted(read_again) == sorted(map(key_of, IDS))
+
+
+def test_a_shard_that_was_replaced_since_is_read_again_without_an_index(
+    full: FeatureSet, read_again: list[str]
+) -> None:
+    age(full, 3)
+    before = full.summaries()["a"]
+    shard = make_shard("a", make_features(before.num_clips + 1, seed=9), recipe_digest=full.digest)
+    full.publish("a", shard, replace=True)
+    read_again.clear()
+    assert full.summaries()["a"].num_clips == before.num_clips + 1
+    assert read_again == [key_of("a")]
+
+
 def test_a_folder_that_changes_twice_within_a_tick_is_read_twice(full: FeatureSet) -> None:
     folder = full.shard_path("a").parent
     before = folder.stat()
