@@ -372,7 +372,8 @@ def read_forever(folder: Path, seed: int) -> None:
 
 
 def start_reader(folder: Path, seed: int) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(Path(__file__).parent.parent), str(PLUGINS)])
+    inherited = filter(None, [os.environ.get("PYTHONPATH")])
+    path = os.pathsep.join([str(Path(__file__).parent.parent), str(PLUGINS), *inherited])
     return subprocess.Popen(
         [sys.executable, __file__, "--read", str(folder), "--seed", str(seed)],
         stdin=subprocess.PIPE,
