@@ -321,7 +321,7 @@ def _coco_frames(path: Path) -> dict[int | str, int]:
 def _decode(path: Path, type_: Any, shape: str) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes(), type=type_)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         msg = f"{path}: {error}: expected {shape}, as COCO's result files are; or name the format with --format"
         raise UsageError(msg) from error
 

@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from ..errors import WeightsError
+from ..features.plain_pickle import pickle_opcodes
 from .key_maps import KeyMap, to_own_names, unwrap
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def read_array_pickle(data: bytes) -> Any:
         if it refers to anything else, or is broken.
     """
     try:
+        for _ in pickle_opcodes(data):
+            pass
         return _unwrap(_ArrayUnpickler(io.BytesIO(data), encoding="latin1").load())
     except WeightsError:
         raise

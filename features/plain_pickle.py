@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+from collections.abc import Iterator
 from typing import Any
 
 PLAIN_OPCODES = frozenset(
@@ -19,6 +20,22 @@ PLAIN_OPCODES = frozenset(
 """What makes dicts, lists, texts and numbers. No tuples: hashing one nested a million deep ends the process."""
 
 _MEMO_OPCODES = ("PUT", "BINPUT", "LONG_BINPUT")
+
+
+def pickle_opcodes(data: bytes) -> Iterator[tuple[str, Any]]:
+    """Give the name and the argument of every opcode up to the end of a pickle, and obey none.
+
+    Raises
+    ------
+    ValueError
+        if it is broken, or would make a memo larger than itself.
+    """
+    for opcode, argument, _ in pickletools.genops(data):
+        # The memo is an array as long as its largest index, which a few bytes can make 64 GB.
+        if opcode.name in _MEMO_OPCODES and isinstance(argument, int) and not 0 <= argument <= len(data):
+            msg = f"it keeps a value at place {argument} of its memo"
+            raise ValueError(msg)
+        yield opcode.name, argument
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -41,13 +58,9 @@ def load_plain_pickle(data: bytes) -> Any:
         if it holds anything else, or is none.
     """
     try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name not in PLAIN_OPCODES:
-                msg = f"it holds the opcode {opcode.name}"
-                raise ValueError(msg)
-            # The memo is an array as long as its largest index, which a few bytes can make 64 GB.
-            if opcode.name in _MEMO_OPCODES and isinstance(argument, int) and not 0 <= argument <= len(data):
-                msg = f"it keeps a value at place {argument} of its memo"
+        for opcode, _ in pickle_opcodes(data):
+            if opcode not in PLAIN_OPCODES:
+                msg = f"it holds the opcode {opcode}"
                 raise ValueError(msg)
         return _PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
     except (pickle.UnpicklingError, TypeError, LookupError, AttributeError, EOFError) as error:

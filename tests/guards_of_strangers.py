@@ -16,9 +16,16 @@ OF_STRANGERS: tuple[Guard, ...] = (
     Guard(
         "lists: only opcodes of plain values",
         "features/plain_pickle.py",
-        "            if opcode.name not in PLAIN_OPCODES:",
+        "            if opcode not in PLAIN_OPCODES:",
         "            if False:",
         "tests/features/test_box_annotations.py::test_a_pickle_that_would_run_something_is_refused_before_it_does",
+    ),
+    Guard(
+        "pickles: no memo longer than the file",
+        "features/plain_pickle.py",
+        "isinstance(argument, int) and not 0 <= argument <= len(data):",
+        "False:",
+        attack("checkpoints", "test_a_small_file_takes_little_memory[a far place in a pickle's memo]"),
     ),
     Guard(
         "lists: no class is loaded",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 import re
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import numpy as np
 
 from ...errors import UsageError
 from ..frame_truth import frame_truth
-from ..plain_pickle import PLAIN_OPCODES
+from ..plain_pickle import PLAIN_OPCODES, pickle_opcodes
 from .export import Export
 from .files import feature_array, npy_bytes, read_npy, walk
 from .lists import read_list
@@ -82,12 +81,9 @@ def read_label_pickle(path: Path) -> dict[str, Any]:
 
 
 def _check_opcodes(data: bytes) -> None:
-    for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name not in _ROW_OPCODES or (opcode.name == "GLOBAL" and argument != _ROW):
-            msg = f"it holds the opcode {opcode.name} {argument!r:.100}"
-            raise ValueError(msg)
-        if "PUT" in opcode.name and isinstance(argument, int) and not 0 <= argument <= len(data):
-            msg = f"it keeps a value at place {argument} of its memo"
+    for opcode, argument in pickle_opcodes(data):
+        if opcode not in _ROW_OPCODES or (opcode == "GLOBAL" and argument != _ROW):
+            msg = f"it holds the opcode {opcode} {argument!r:.100}"
             raise ValueError(msg)
 
 

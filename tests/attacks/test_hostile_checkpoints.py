@@ -128,6 +128,11 @@ def _claimed_values(path: Path) -> None:
     path.write_bytes(struct.pack("<Q", len(header)) + header)
 
 
+def _far_memo(path: Path) -> None:
+    # The memo of Python's reader becomes as long as this index says: 800 MB.
+    path.write_bytes(b"\x80\x02}r" + struct.pack("<I", 50_000_000) + b".")
+
+
 def _overlapping(path: Path) -> None:
     one = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
     header = json.dumps({"weight": one, "bias": one}).encode()
@@ -141,6 +146,7 @@ BOMBS: Mapping[str, tuple[str, Callable[[Path], None], str]] = {
     "a long header": ("a.safetensors", _long_header, f"more than {MAX_HEADER_BYTES}"),
     "a header without end": ("a.safetensors", _claimed_header, f"more than {MAX_HEADER_BYTES}"),
     "values that are not there": ("a.safetensors", _claimed_values, "its layout is not one"),
+    "a far place in a pickle's memo": ("a.pkl", _far_memo, "the pickle is broken"),
     "values that are there twice": ("a.safetensors", _overlapping, "its layout is not one"),
 }
 

@@ -44,6 +44,7 @@ HOSTILE_JSON: Mapping[str, str] = {
     "a name twice": '{"a": 1, "a": 2}',
     "100,000 deep": "[" * 100_000,
     "100,000 objects deep": '{"a":' * 100_000,
+    "100,000 deep in what nobody asks for": '[{"a":' + "[" * 100_000,
     "cut off": '{"a": [1,',
     "half of a surrogate": '{"a": "\\ud800',
     "not UTF-8": "\udcff",
