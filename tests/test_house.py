@@ -19,7 +19,7 @@ ROOMS = ("features", "extract", "detectors", "pipelines")
 # Room -> own rooms it may import (module prefixes), and heavy libraries it may not.
 MAY_IMPORT = {
     "features": {"errors", "features"},
-    "extract": {"errors", "extract", "features.timeline", "features.recipe"},
+    "extract": {"errors", "extract", "features.timeline", "features.recipe", "features.plain_pickle"},
     "detectors": {
         "errors",
         "detectors",
