@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from vadx.errors import UsageError
 from vadx.extract import convolutions, engines
 from vadx.extract.convolutions import (
-    TOLERANCE,
     TimeConvolution,
     WinogradConvolution,
     with_time_convolutions,
@@ -214,8 +213,8 @@ def test_a_whole_network_gives_the_same_features(name: str, shape: tuple[int, ..
             for by_winograd in (False, True)
         )
         right = backbone.network(clips.contiguous())
-    assert 0 < distance(ours, eager) < TOLERANCE
-    assert distance(ours, right) < 2 * TOLERANCE  # BatchNorm's folding may be as far off again
+    assert 0 < distance(ours, eager) < 1e-5  # 5e-7 was seen; errors grow with the number of layers
+    assert distance(ours, right) < 2e-5  # BatchNorm's folding may be as far off again
 
 
 def test_the_table_takes_it_for_the_networks_that_gain(monkeypatch: pytest.MonkeyPatch) -> None:
