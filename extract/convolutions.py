@@ -11,8 +11,9 @@ and added as matrices.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,10 +21,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import UsageError
-from .fold import share_tensors
+from . import fold
+from .fold import plain_layers, share_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_log = logging.getLogger(__name__)
 
 TILE = 4
 """Pixels of a side that one tile gives; it takes two more of each side."""
@@ -63,6 +67,8 @@ _LEAST_CHANNELS = 32
 _LEAST_TILES = 32
 """Fewer tiles in a clip leave matrices too flat: reading four times the weights costs more than it saves."""
 
+_CHANNELS_AT_ONCE = 16
+
 _BLOCK_BYTES = 16 << 20
 """Transformed tiles that are worked on at once, so that they stay in a CPU's cache."""
 
@@ -92,38 +98,6 @@ class TimeConvolution(nn.Module):
         return made.reshape(num_clips, -1, height, width, made.shape[-1]).permute(0, 4, 1, 2, 3)
 
 
-def with_time_convolutions(network: nn.Module) -> nn.Module:
-    """Give a network with its convolutions over time alone as `TimeConvolution`: itself where it has none."""
-    return _replaced(
-        network, [name for name, module in network.named_modules() if _is_over_time(module)], TimeConvolution
-    )
-
-
-def _is_over_time(module: nn.Module) -> bool:
-    # Exact type: a subclass may compute something else.
-    return (
-        type(module) is nn.Conv3d
-        and module.kernel_size[0] > 1
-        and module.kernel_size[1:] == (1, 1)
-        and module.stride == (1, 1, 1)
-        and not isinstance(module.padding, str)
-        and module.padding[1:] == (0, 0)
-        and module.padding_mode == "zeros"
-    )
-
-
-def _replaced(network: nn.Module, names: Sequence[str], make: Callable[[nn.Conv3d], nn.Module]) -> nn.Module:
-    """Give a copy of a network's structure with modules replaced, sharing all other tensors."""
-    if not names:
-        return network
-    changed = share_tensors(network)
-    for name in names:
-        parent, _, own = name.rpartition(".")
-        convolution: Any = changed.get_submodule(name)
-        setattr(changed.get_submodule(parent), own, make(convolution))
-    return changed
-
-
 class WinogradConvolution(nn.Module):
     """Computes what a `torch.nn.Conv3d` does whose kernel is ``(T, 3, 3)``, T odd, with stride 1 and equal padding.
 
@@ -133,13 +107,19 @@ class WinogradConvolution(nn.Module):
 
     def __init__(self, convolution: nn.Conv3d) -> None:
         super().__init__()
-        weight = convolution.weight.detach().double()
+        weight = convolution.weight.detach()
         kernel = torch.tensor(_KERNEL, dtype=torch.float64)
-        transformed = torch.einsum("ap,bq,oitpq->abtio", kernel, kernel, weight).float()
         num_out, num_in, self._depth = weight.shape[:3]
-        self.weight = _constant(transformed.reshape(_POINTS, self._depth, num_in, num_out))
-        bias = torch.zeros(num_out) if convolution.bias is None else convolution.bias.detach().clone()
-        self.bias = _constant(bias)
+        transformed = torch.empty(_POINTS, self._depth, num_in, num_out, dtype=torch.float32)
+        # A part at a time: in double precision all of it would be eight times the weights.
+        for some, kept in zip(
+            torch.split(weight, _CHANNELS_AT_ONCE), torch.split(transformed, _CHANNELS_AT_ONCE, -1), strict=True
+        ):
+            part = torch.einsum("ap,bq,oitpq->abtio", kernel, kernel, some.double())
+            kept.copy_(part.reshape(kept.shape))
+        self.weight = _constant(transformed)
+        bias = convolution.bias
+        self.bias = _constant(torch.zeros(num_out, dtype=torch.float32) if bias is None else bias.detach().clone())
         self.to_points = _constant(_both_axes(_INPUT))
         self.to_pixels = _constant(_both_axes(_OUTPUT))
 
@@ -195,51 +175,73 @@ def _windows(frames: Tensor, down: int, across: int) -> Tensor:
     return frames.as_strided(shape, (of_row, of_pixel, of_frame, TILE * of_row, TILE * of_pixel, of_channel))
 
 
-def with_winograd(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    """Give a network that computes the same with Winograd's convolutions where they pay.
+def with_faster_convolutions(network: nn.Module, shape: tuple[int, ...], *, winograd: bool) -> nn.Module:
+    """Give a network that computes the same with `TimeConvolution`, and, if asked for, `WinogradConvolution`.
 
     Parameters
     ----------
     network
-        in eval mode, float32, on the CPU. It is left as it is; what is returned shares the other tensors.
+        in eval mode, float32, on the CPU. It is left as it is; what is returned shares the other tensors. It is
+        returned itself where it has no convolutions over time, or lies further off with them than `fold.TOLERANCE`.
     shape
         of one input batch, such as ``(1, 3, 16, 112, 112)``. The network runs on noise of this shape: to see how large
-        the inputs of its convolutions are, and to compare the result within `TOLERANCE`.
+        the inputs of its convolutions are, and to compare the result.
 
     Raises
     ------
     UsageError
-        if none of its convolutions is one that this pays for, or the values lie too far off.
+        if Winograd's way is asked for and pays for none of its convolutions, or cannot compute it within `TOLERANCE`.
     """
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode(False), torch.no_grad():
-        expected, chosen = _observe(network, noise)
-        if not chosen:
-            msg = f"{type(network).__name__} has no convolutions for Winograd's way; use --engine torch-eager"
-            raise UsageError(msg)
-        changed = _replaced(network, chosen, WinogradConvolution)
-        distance = float((changed(noise) - expected).double().norm() / expected.double().norm())
-    if not distance <= TOLERANCE:  # so that NaN counts as far
-        msg = f"{type(network).__name__} by Winograd's way is {distance:.1e} off; use --engine torch-eager"
+    layers = {name: module for name, module in plain_layers(network).items() if name and type(module) is nn.Conv3d}
+    makers: dict[str, type[TimeConvolution | WinogradConvolution]] = {
+        name: TimeConvolution for name, module in layers.items() if _is_over_time(module)
+    }
+    if not makers and not winograd:
+        return network
+    called, distance = type(network).__name__, math.inf
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            noise = torch.randn(shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
+            expected, large = _observe(network, noise, layers)
+            if winograd:
+                makers |= {name: WinogradConvolution for name in large if _is_three_by_three(layers[name])}
+            changed = share_tensors(network)
+            for name, make in makers.items():
+                changed.set_submodule(name, make(layers[name]))
+            distance = float((changed(noise) - expected).double().norm() / expected.double().norm())
+    except Exception as error:  # the network's own code, which may need the modules that were replaced
+        if winograd:
+            msg = f"{called} cannot be computed by Winograd's way ({error}); use --engine torch-eager"
+            raise UsageError(msg) from error
+        _log.debug("%s keeps its convolutions over time: %s", called, error)
+        return network
+    if winograd and WinogradConvolution not in makers.values():
+        msg = f"{called} has no convolutions for Winograd's way; use --engine torch-eager"
         raise UsageError(msg)
+    # Written so that NaN counts as far.
+    if not distance <= (TOLERANCE if winograd else fold.TOLERANCE):
+        if winograd:
+            msg = f"{called} by Winograd's way is {distance:.1e} off; use --engine torch-eager"
+            raise UsageError(msg)
+        _log.debug("%s keeps its convolutions over time: relative L2 %.1e", called, distance)
+        return network
     return changed
 
 
-def _observe(network: nn.Module, inputs: Tensor) -> tuple[Tensor, list[str]]:
-    """Run a network once; give its output and the names of the convolutions that Winograd's way pays for."""
+def _observe(network: nn.Module, inputs: Tensor, layers: Mapping[str, nn.Conv3d]) -> tuple[Tensor, list[str]]:
+    """Run a network once; give its output and the names of the layers whose inputs have many tiles."""
     found: list[str] = []
 
     def look(name: str) -> Callable[..., None]:
-        def hook(module: nn.Conv3d, args: tuple[Tensor, ...]) -> None:
-            _, _, num_frames, height, width = args[0].shape
-            tiles = num_frames * math.ceil(height / TILE) * math.ceil(width / TILE)
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            *frames, height, width = args[0].shape[2:]
+            tiles = math.prod(frames) * math.ceil(height / TILE) * math.ceil(width / TILE)
             if tiles >= _LEAST_TILES:
                 found.append(name)
 
         return hook
 
-    candidates = {name: module for name, module in network.named_modules() if _is_three_by_three(module)}
-    handles = [module.register_forward_pre_hook(look(name)) for name, module in candidates.items()]
+    handles = [module.register_forward_pre_hook(look(name)) for name, module in layers.items()]
     try:
         output = network(inputs)
     finally:
@@ -248,9 +250,18 @@ def _observe(network: nn.Module, inputs: Tensor) -> tuple[Tensor, list[str]]:
     return output, list(dict.fromkeys(found))
 
 
-def _is_three_by_three(module: nn.Module) -> bool:
-    if type(module) is not nn.Conv3d:
-        return False
+def _is_over_time(module: nn.Conv3d) -> bool:
+    return (
+        module.kernel_size[0] > 1
+        and module.kernel_size[1:] == (1, 1)
+        and module.stride == (1, 1, 1)
+        and not isinstance(module.padding, str)
+        and module.padding[1:] == (0, 0)
+        and module.padding_mode == "zeros"
+    )
+
+
+def _is_three_by_three(module: nn.Conv3d) -> bool:
     depth, *sides = module.kernel_size
     return (
         sides == [3, 3]

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from ..errors import ResourceError, UsageError
-from .convolutions import with_time_convolutions, with_winograd
+from .convolutions import with_faster_convolutions
 from .engines import DEFAULT_ENGINE, ENGINES, choose_engine
 from .fold import fold_batchnorm, share_tensors
 from .transforms import Normalizer
@@ -311,9 +311,7 @@ class EagerNetwork:
         if self._device.type == "cpu":
             network = fold_batchnorm(network, (1, *shape))
             if self._dtype == torch.float32:
-                network = with_time_convolutions(network)
-            if self._by_winograd:
-                network = with_winograd(network, (1, *shape))
+                network = with_faster_convolutions(network, (1, *shape), winograd=self._by_winograd)
         network = _converted(network, self._device, self._dtype)
         # 1.3 to 1.6 times faster on CPUs.
         return _channels_last_3d(network)

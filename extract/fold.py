@@ -91,7 +91,7 @@ def _observe(network: nn.Module, inputs: Tensor) -> tuple[Tensor, dict[str, str]
 
         return hook
 
-    candidates = _candidates(network)
+    candidates = plain_layers(network)
     handles = [
         module.register_forward_pre_hook(before_norm(name))
         if type(module) in _NORMS
@@ -108,7 +108,7 @@ def _observe(network: nn.Module, inputs: Tensor) -> tuple[Tensor, dict[str, str]
     return output, {norm: source for norm, source in feeds if {norm, source} <= once and fed[source] == 1}
 
 
-def _candidates(network: nn.Module) -> Mapping[str, Any]:
+def plain_layers(network: nn.Module) -> Mapping[str, Any]:
     """Give the convolutions and BatchNorms that nothing but their own forward and their one place makes special."""
     places = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
     owners = Counter(id(tensor) for module in network.modules() for tensor in module._parameters.values())

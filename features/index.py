@@ -187,8 +187,8 @@ class Index:
         """Leave in what the next refresh need not open, though it looks into every folder that is not in ``said``.
 
         ``said`` are the folders that an index on disk vouched for before this one was refreshed from it. Of others a
-        row is kept if it was written well before a folder that had already changed when its shard was read: whatever
-        takes its place comes with a later time, by the same clock.
+        row is kept if it was written well before a folder that had already changed when its shard was read: what takes
+        its place is taken to have a later time of writing by the same clock, as an index on disk takes it to.
         """
         folders = {name: mtime_ns for name, mtime_ns in said.items() if self.folders.get(name) == mtime_ns}
         vouched = np.zeros(256, np.bool_)

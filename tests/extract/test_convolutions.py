@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,7 @@ from vadx.extract import convolutions, engines
 from vadx.extract.convolutions import (
     TimeConvolution,
     WinogradConvolution,
-    with_time_convolutions,
-    with_winograd,
+    with_faster_convolutions,
 )
 from vadx.extract.engine import EagerNetwork, Engine
 from vadx.extract.library import load_backbone, make_engine
@@ -66,7 +66,7 @@ def test_a_convolution_over_time_is_one_of_two_dimensions(options: dict[str, Any
     convolution = nn.Conv3d(24, 40, **options).eval()
     clips = channels_last(torch.randn(2, 24, 7, 5, 6))
     with torch.inference_mode():
-        got = with_time_convolutions(nn.Sequential(convolution))(clips)
+        got = TimeConvolution(convolution)(clips)
     right = in_double(convolution, clips)
     assert got.shape == right.shape
     assert distance(got, right) < SAME_SUMS
@@ -93,14 +93,15 @@ class Doubled(nn.Conv3d):
 )
 def test_what_is_no_plain_convolution_over_time_stays(convolution: nn.Conv3d) -> None:
     network = nn.Sequential(convolution)
-    assert with_time_convolutions(network) is network
+    assert with_faster_convolutions(network, (1, 8, 6, 5, 5), winograd=False) is network
 
 
 def test_a_network_is_left_as_it_is() -> None:
     network = nn.Sequential(nn.Conv3d(32, 32, (3, 1, 1)), nn.Conv3d(32, 32, 3, padding=1), nn.Conv3d(32, 32, 1)).eval()
     before = list(network)
-    timed = with_time_convolutions(network)
-    changed = with_winograd(timed, (1, 32, 6, 16, 16))
+    timed = with_faster_convolutions(network, (1, 32, 6, 16, 16), winograd=False)
+    assert [type(module) for module in timed] == [TimeConvolution, nn.Conv3d, nn.Conv3d]
+    changed = with_faster_convolutions(network, (1, 32, 6, 16, 16), winograd=True)
     assert [type(module) for module in changed] == [TimeConvolution, WinogradConvolution, nn.Conv3d]
     assert list(network) == before
     assert changed[2].weight is network[2].weight
@@ -145,12 +146,8 @@ def test_a_convolution_by_hand() -> None:
 @torch.inference_mode()
 def test_a_clip_and_threads_alike_leave_every_bit() -> None:
     """Neither the rest of the batch, nor the place in it, nor the number of threads moves a value."""
-    changed = with_winograd(
-        with_time_convolutions(
-            nn.Sequential(nn.Conv3d(32, 64, 3, padding=1), nn.Conv3d(64, 32, (3, 1, 1), padding=(1, 0, 0))).eval()
-        ),
-        (1, 32, 8, 20, 20),
-    )
+    network = nn.Sequential(nn.Conv3d(32, 64, 3, padding=1), nn.Conv3d(64, 32, (3, 1, 1), padding=(1, 0, 0))).eval()
+    changed = with_faster_convolutions(network, (1, 32, 8, 20, 20), winograd=True)
     clips = channels_last(torch.randn(3, 32, 8, 20, 20))
     one = changed[0](channels_last(clips[1:2]))
     right, threads = changed(clips), torch.get_num_threads()
@@ -180,21 +177,70 @@ def test_a_clip_and_threads_alike_leave_every_bit() -> None:
 )
 def test_what_winograds_way_is_not_for_is_refused_with_what_to_type(convolution: nn.Conv3d) -> None:
     with pytest.raises(UsageError, match="no convolutions for Winograd's way; use --engine torch-eager"):
-        with_winograd(nn.Sequential(convolution).eval(), (1, 32, 6, 16, 16))
+        with_faster_convolutions(nn.Sequential(convolution).eval(), (1, 32, 6, 16, 16), winograd=True)
 
 
 def test_small_pictures_stay_as_they_are() -> None:
     network = nn.Sequential(nn.Conv3d(32, 32, 3, padding=1)).eval()
-    assert type(with_winograd(network, (1, 32, 2, 16, 16))[0]) is WinogradConvolution
+    assert type(with_faster_convolutions(network, (1, 32, 2, 16, 16), winograd=True)[0]) is WinogradConvolution
     with pytest.raises(UsageError, match="no convolutions"):
-        with_winograd(network, (1, 32, 2, 12, 16))
+        with_faster_convolutions(network, (1, 32, 2, 12, 16), winograd=True)
 
 
 def test_values_too_far_off_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Sequential(nn.Conv3d(32, 32, 3, padding=1)).eval()
     monkeypatch.setattr(convolutions, "_OUTPUT", (*convolutions._OUTPUT[:3], (0, 1, -1, 8, -8, 1.01)))
     with pytest.raises(UsageError, match=r"is \d\.\de-0\d off; use --engine torch-eager"):
-        with_winograd(network, (1, 32, 6, 16, 16))
+        with_faster_convolutions(network, (1, 32, 6, 16, 16), winograd=True)
+
+
+def hooked() -> nn.Module:
+    network = nn.Sequential(nn.Conv3d(32, 32, (3, 1, 1)), nn.Conv3d(32, 32, 3, padding=1)).eval()
+    for module in network:
+        module.register_forward_hook(lambda module, args, output: 10 * output)
+    return network
+
+
+class ReadsItsLayers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.time, self.pixels = nn.Conv3d(32, 32, (3, 1, 1)), nn.Conv3d(32, 32, 3, padding=1)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        between: torch.Tensor = self.time(clips)
+        return F.conv3d(between, self.pixels.weight, self.pixels.bias, padding=self.pixels.padding) * (
+            self.time.in_channels + self.pixels.in_channels
+        )
+
+
+class ByName(ReadsItsLayers):
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.pixels(input=self.time(input=clips))
+        return made
+
+
+@pytest.mark.parametrize("make", [hooked, ReadsItsLayers, ByName])
+def test_what_needs_its_own_layers_keeps_them_or_is_refused(make: Callable[[], nn.Module]) -> None:
+    network = make().eval()
+    assert with_faster_convolutions(network, (1, 32, 6, 16, 16), winograd=False) is network
+    with pytest.raises(UsageError, match="use --engine torch-eager"):
+        with_faster_convolutions(network, (1, 32, 6, 16, 16), winograd=True)
+
+
+def test_convolutions_over_time_that_are_far_off_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.Conv3d(32, 32, (3, 1, 1))).eval()
+    monkeypatch.setattr(TimeConvolution, "forward", lambda self, clips: clips[:, :, 2:])
+    assert with_faster_convolutions(network, (1, 32, 6, 16, 16), winograd=False) is network
+
+
+def test_the_type_of_new_tensors_does_not_matter() -> None:
+    network = nn.Sequential(nn.Conv3d(32, 32, 3, padding=1, bias=False)).eval()
+    torch.set_default_dtype(torch.float64)
+    try:
+        changed = with_faster_convolutions(network, (1, 32, 2, 16, 16), winograd=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {parameter.dtype for parameter in changed.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(("name", "shape"), [("c3d", (1, 3, 16, 112, 112)), ("r2plus1d", (1, 3, 8, 56, 56))])
