@@ -77,6 +77,9 @@ class Followed:
             count = len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
         except (OSError, IndexError):
             return
+        if not pages:
+            # It has ended, and nobody has waited for it yet.
+            return
         self.seconds.append(time.monotonic() - self.started)
         self.resident_bytes.append(pages * os.sysconf("SC_PAGESIZE"))
         self.descriptors.append(count)
