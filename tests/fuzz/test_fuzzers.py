@@ -1,4 +1,4 @@
-"""A few hundred cases of each fuzzer at every change, and all that ever found something. `run.py` goes on for hours."""
+"""Hundreds and thousands of cases of each fuzzer at every change, and all that ever found something. `run.py` goes on for hours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .host import FUZZERS, SELF_TEST
 from .hunting import Case, Host, hunt
 
 SEED = int(os.environ.get("VADX_FUZZ_SEED", "20261122"))
-COUNTS = {"video": 60, "hdf5": 150, "text": 300, "command": 150}
+COUNTS = {"video": 2000, "hdf5": 3000, "text": 1000, "command": 500}
 
 FOUND = {
     # An address behind the end of any file, which no system seeks.
