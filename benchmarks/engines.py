@@ -43,6 +43,9 @@ NETWORKS: Mapping[str, tuple[int, ...]] = MappingProxyType(
 )
 """Backbone -> the shape of one input."""
 
+BY_WINOGRAD = ("c3d", "r2plus1d")
+"""Those whose convolutions `torch-winograd` is for."""
+
 TRANSFORM = Transform(kernel="pil", resize=256, crop=224, center_rounding="floor", scale=2 / 255, offset=-1.0)
 """One normalisation for all: the speed does not depend on it, and no mean needs to be on the machine."""
 
@@ -72,7 +75,7 @@ def engines_of(network: str, precision: str) -> list[str]:
     return [
         name
         for name, row in ENGINES.items()
-        if ("cpu", precision) in row.runs and (row.gains is None or network in row.gains)
+        if ("cpu", precision) in row.runs and (name != "torch-winograd" or network in BY_WINOGRAD)
     ]
 
 

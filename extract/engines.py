@@ -15,8 +15,8 @@ from ..errors import UsageError
 class EngineRow:
     """``runs`` are pairs of (device kind, precision); ``package`` and ``extra`` are what it needs beside torch.
 
-    ``gains`` are the networks, as recipes name them, that it is measured to be the fastest for, and the choice for
-    where nobody names an engine; None stands for all.
+    ``gains`` are the networks, as recipes name them, that it is the choice for where nobody names an engine; None
+    stands for all.
     """
 
     runs: frozenset[tuple[str, str]]
@@ -31,7 +31,7 @@ ENGINES: Mapping[str, EngineRow] = MappingProxyType(
             frozenset({("cpu", "fp32"), ("cpu", "bf16")})
             | {("cuda", precision) for precision in ("fp32", "tf32", "bf16", "fp16")}
         ),
-        "torch-winograd": EngineRow(frozenset({("cpu", "fp32")}), gains=frozenset({"c3d", "r2plus1d"})),
+        "torch-winograd": EngineRow(frozenset({("cpu", "fp32")}), gains=frozenset()),
         "openvino": EngineRow(frozenset({("cpu", "fp32"), ("cpu", "bf16")}), package="openvino", extra="cpu"),
     }
 )

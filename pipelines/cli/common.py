@@ -109,7 +109,7 @@ def engine_option(function: F) -> F:
     """Add ``--engine``."""
     from ...extract.engines import ENGINES, PREFERENCE
 
-    names = ", ".join(map(_with_its_networks, PREFERENCE))
+    names = ", ".join(map(_with_its_networks, (name for name in PREFERENCE if ENGINES[name].gains != frozenset())))
     return click.option(
         "--engine",
         type=click.Choice(list(ENGINES)),

@@ -361,16 +361,17 @@ def test_the_table_chooses_the_engine(
     ("network", "device", "precision", "chosen"),
     [
         ("c3d", "cpu", "fp32", "torch-winograd"),
-        ("r2plus1d", "cpu", "fp32", "torch-winograd"),
         ("i3d", "cpu", "fp32", "openvino"),
         (None, "cpu", "fp32", "openvino"),
         ("c3d", "cpu", "bf16", "openvino"),
         ("c3d", "cuda", "fp32", "torch-eager"),
     ],
 )
-def test_networks_of_3x3_pixels_are_convolved_by_winograds_way(
-    network: str | None, device: str, precision: str, chosen: str
+def test_an_engine_for_some_networks_is_chosen_for_these_alone(
+    network: str | None, device: str, precision: str, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    row = replace(ENGINES["torch-winograd"], gains=frozenset({"c3d"}))
+    monkeypatch.setattr(engines, "ENGINES", {**ENGINES, "torch-winograd": row})
     found = {"installed": ("openvino",), "cpu_flags": ("amx_bf16",)}
     assert choose_engine(None, device, precision, network=network, **found) == chosen
 

@@ -1,4 +1,4 @@
-"""Hundreds and thousands of cases of each fuzzer at every change, and all that ever found something. `run.py` goes on for hours."""
+"""Thousands of cases at every change, and all that ever found something. `run.py` goes on for hours."""
 
 from __future__ import annotations
 

@@ -309,6 +309,8 @@ def test_a_run_and_its_bench_take_the_engine_of_the_network(
     backbone: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "PREFERENCE", ("torch-winograd", "torch-eager"))
+    row = replace(engines.ENGINES["torch-winograd"], gains=frozenset({"r2plus1d"}))
+    monkeypatch.setattr(engines, "ENGINES", {**engines.ENGINES, "torch-winograd": row})
     benched: list[Job] = []
 
     def stop(bench: measuring.Workbench) -> None:
