@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5
-"""The largest relative L2 between a network's float32 features before and after folding; docs/numerics.md has what
-was measured. A network that lies further off runs unfolded."""
+"""The largest relative L2 between a network's float32 features before and after a change; docs/numerics.md has what was
+measured. A network that lies further off stays as it is."""
 
 # Exact types: a subclass may compute something else, and a parametrized module is one.
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -41,25 +41,37 @@ def fold_batchnorm(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """
     if not any(type(module) in _NORMS for module in network.modules()):
         return network
-    reference = next(network.parameters())
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(shape, generator=generator).to(reference.device)
+
+    def change(noise: Tensor) -> tuple[Tensor, nn.Module]:
+        expected, pairs = _observe(network, noise)
+        return expected, _folded(network, pairs) if pairs else network
+
+    return keep_if_same(network, shape, change)
+
+
+def keep_if_same(
+    network: nn.Module, shape: tuple[int, ...], change: Callable[[Tensor], tuple[Tensor, nn.Module]]
+) -> nn.Module:
+    """Give the network that ``change`` makes of one, if it computes the same within `TOLERANCE`; else the network.
+
+    ``change`` takes a float32 batch of noise of this shape, and gives the network's own output and the changed one.
+    """
+    device = next(network.parameters()).device
+    noise = torch.randn(shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(device)
     try:
         # Without inference mode: in it, tensors do not count what is written into them.
         with torch.inference_mode(False), torch.no_grad():
-            expected, pairs = _observe(network, noise)
-            if not pairs:
+            expected, changed = change(noise)
+            if changed is network:
                 return network
-            folded = _folded(network, pairs)
-            got = folded(noise)
-            distance = float((got - expected).double().norm() / expected.double().norm())
+            distance = float((changed(noise) - expected).double().norm() / expected.double().norm())
     except Exception as error:  # noqa: BLE001  # the network's own code, which may need the modules that were replaced
-        _log.debug("%s runs unfolded: %s", type(network).__name__, error)
+        _log.debug("%s stays as it is: %s", type(network).__name__, error)
         return network
     if not distance <= TOLERANCE:  # so that NaN counts as far
-        _log.debug("%s runs unfolded: relative L2 %.1e", type(network).__name__, distance)
+        _log.debug("%s stays as it is: relative L2 %.1e", type(network).__name__, distance)
         return network
-    return folded
+    return changed
 
 
 def share_tensors(network: nn.Module) -> nn.Module:

@@ -182,9 +182,14 @@ def make_inputs(folder: Path, originals: list[Path], num_videos: int) -> int:
     return broken
 
 
+def number_of(identifier: str) -> int:
+    """Give the number under which `make_inputs` made the video of this id."""
+    return int(identifier.rsplit("/", 1)[-1])
+
+
 def footage_of(identifier: str) -> int:
     """Give the number of the original that a video of this id shows."""
-    return int(identifier.rsplit("/", 1)[-1].removesuffix(".mp4")) % NUM_DISTINCT
+    return number_of(identifier) % NUM_DISTINCT
 
 
 def shards_in(store: Path) -> Iterator[Path]:
@@ -338,7 +343,7 @@ def check_stopped(soak: Soak, store: Path, generator: random.Random) -> int:
             soak.violations.append(f"the last store: {identifier} is not what it was in the first")
     # A video whose decoder was killed is tried again, and must not count as a bad one.
     for failure in made.failures():
-        if int(failure.id.rsplit("/", 1)[-1].removesuffix(".mp4")) % BROKEN:
+        if number_of(failure.id) % BROKEN:
             soak.violations.append(f"the last store: {failure.id} failed: {failure.code}")
     return len(ids)
 
