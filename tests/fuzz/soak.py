@@ -321,12 +321,21 @@ def check_store(soak: Soak, store: Path, num_broken: int) -> None:
     if soak.first is None:
         soak.first = hashes
         for identifier in made:
-            digest = of_features(made[identifier])
-            if soak.digests.setdefault(footage_of(identifier), digest) != digest:
-                soak.violations.append(f"{identifier} is not what another video of the same footage is")
+            check_footage(soak, made, identifier)
     elif hashes != soak.first:
         soak.violations.append(f"round {soak.rounds}: its shards are not those of the first round")
     soak.videos += len(hashes)
+
+
+def check_footage(soak: Soak, made: FeatureSet, identifier: str) -> None:
+    """Compare a video's features with those of all others that show the same footage."""
+    try:
+        digest = of_features(made[identifier])
+    except VadxError as error:
+        soak.violations.append(str(error))
+        return
+    if soak.digests.setdefault(footage_of(identifier), digest) != digest:
+        soak.violations.append(f"{identifier} is not what another video of the same footage is")
 
 
 def check_stopped(soak: Soak, store: Path, generator: random.Random) -> int:
@@ -334,13 +343,7 @@ def check_stopped(soak: Soak, store: Path, generator: random.Random) -> int:
     (made,) = Store(store).sets()
     ids = list(made)
     for identifier in generator.sample(ids, min(CHECKED_AT_THE_END, len(ids))):
-        try:
-            digest = of_features(made[identifier])
-        except VadxError as error:
-            soak.violations.append(f"the last store: {error}")
-            continue
-        if digest != soak.digests.get(footage_of(identifier)):
-            soak.violations.append(f"the last store: {identifier} is not what it was in the first")
+        check_footage(soak, made, identifier)
     # A video whose decoder was killed is tried again, and must not count as a bad one.
     for failure in made.failures():
         if number_of(failure.id) % BROKEN:
