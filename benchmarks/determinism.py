@@ -27,11 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 from engines import NETWORKS as SHAPES
-from engines import TRANSFORM, calibrate, machine
+from engines import TRANSFORM, calibrate, engines_of, machine
 from torch import Tensor
 
 from vadx.extract.engine import Engine
-from vadx.extract.engines import ENGINES
 from vadx.extract.library import Backbone, load_backbone
 from vadx.extract.openvino_network import ModelCache
 from vadx.extract.resize import resize
@@ -64,6 +63,7 @@ class Runs:
 
     def __init__(self, backbone: Backbone, transform: Transform, cache: Path) -> None:
         self._backbone, self._transform = backbone, transform
+        self.network = backbone.name
         self._cache = ModelCache(cache, backbone.name)
 
     def engine(self, name: str, precision: str, *, batch: int = BATCH) -> Engine:
@@ -120,8 +120,8 @@ def distance(got: Values, expected: Values) -> dict[str, float]:
 def distances(runs: Runs, inputs: Tensor, *, batch: int = BATCH) -> dict[str, dict[str, float]]:
     values = {
         (engine, precision): runs.values(engine, precision, inputs, batch=batch)
-        for engine in ENGINES
         for precision in ("fp32", "bf16")
+        for engine in engines_of(runs.network, precision)
     }
     eager, fast = ("torch-eager", "fp32"), ("openvino", "fp32")
     return {
@@ -178,8 +178,8 @@ def main() -> None:
         for name in arguments.networks:
             backbone, inputs = made(name)
             runs = Runs(backbone, TRANSFORM, Path(cache))
-            for engine in ENGINES:
-                for precision in ("fp32", "bf16"):
+            for precision in ("fp32", "bf16"):
+                for engine in engines_of(name, precision):
                     again = [sys.executable, __file__, "--digest-of", name, engine, precision, cache]
                     same = constancy(runs, inputs, engine, precision, again)
                     keep({"network": name, "engine": engine, "precision": precision, "same_bits": same})

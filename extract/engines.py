@@ -13,11 +13,16 @@ from ..errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class EngineRow:
-    """``runs`` are pairs of (device kind, precision); ``package`` and ``extra`` are what it needs beside torch."""
+    """``runs`` are pairs of (device kind, precision); ``package`` and ``extra`` are what it needs beside torch.
+
+    ``gains`` are the networks, as recipes name them, that it is measured to be the fastest for, and the choice for
+    where nobody names an engine; None stands for all.
+    """
 
     runs: frozenset[tuple[str, str]]
     package: str | None = None
     extra: str | None = None
+    gains: frozenset[str] | None = None
 
 
 ENGINES: Mapping[str, EngineRow] = MappingProxyType(
@@ -26,6 +31,7 @@ ENGINES: Mapping[str, EngineRow] = MappingProxyType(
             frozenset({("cpu", "fp32"), ("cpu", "bf16")})
             | {("cuda", precision) for precision in ("fp32", "tf32", "bf16", "fp16")}
         ),
+        "torch-winograd": EngineRow(frozenset({("cpu", "fp32")}), gains=frozenset({"c3d"})),
         "openvino": EngineRow(frozenset({("cpu", "fp32"), ("cpu", "bf16")}), package="openvino", extra="cpu"),
     }
 )
@@ -33,8 +39,9 @@ ENGINES: Mapping[str, EngineRow] = MappingProxyType(
 DEFAULT_ENGINE = "torch-eager"
 """The engine that needs nothing beside torch and runs every device and precision: what is left where no other can."""
 
-PREFERENCE = ("openvino", DEFAULT_ENGINE)
-"""Which engine is taken where nobody names one: the first that runs the device and precision and is installed.
+PREFERENCE = ("torch-winograd", "openvino", DEFAULT_ENGINE)
+"""Which engine is taken where nobody names one: the first that runs the device and precision, is installed, and gains
+something for the network.
 
 Never a timing: two runs on one machine take the same. docs/numerics.md has how far the engines' features lie apart.
 """
@@ -48,12 +55,14 @@ def choose_engine(
     device: str,
     precision: str,
     *,
+    network: str | None = None,
     installed: Collection[str] | None = None,
     cpu_flags: Collection[str] | None = None,
 ) -> str:
     """Give the engine of a run; ``name`` is what was asked for, None for the first of `PREFERENCE` that can.
 
-    ``device`` is a kind, ``cpu`` or ``cuda``. ``installed`` are packages that can be imported, ``cpu_flags`` what the
+    ``device`` is a kind, ``cpu`` or ``cuda``; ``network`` what the recipe names, None where that is not known, so that
+    engines for some networks are not chosen. ``installed`` are packages that can be imported, ``cpu_flags`` what the
     CPU can do, as /proc/cpuinfo says it; None means to look.
 
     Raises
@@ -64,7 +73,11 @@ def choose_engine(
     """
     if name is None:
         return next(
-            (engine for engine in PREFERENCE if _can_run(engine, device, precision, installed, cpu_flags)),
+            (
+                engine
+                for engine in PREFERENCE
+                if _gains(engine, network) and _can_run(engine, device, precision, installed, cpu_flags)
+            ),
             DEFAULT_ENGINE,
         )
     row = ENGINES.get(name)
@@ -87,6 +100,11 @@ def cpu_has(*flags: str) -> bool:
         return not set(flags).isdisjoint(Path("/proc/cpuinfo").read_text().split())
     except OSError:
         return False
+
+
+def _gains(name: str, network: str | None) -> bool:
+    gains = ENGINES[name].gains
+    return gains is None or network in gains
 
 
 def _can_run(

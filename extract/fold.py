@@ -50,9 +50,13 @@ def fold_batchnorm(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
 
 
 def keep_if_same(
-    network: nn.Module, shape: tuple[int, ...], change: Callable[[Tensor], tuple[Tensor, nn.Module]]
+    network: nn.Module,
+    shape: tuple[int, ...],
+    change: Callable[[Tensor], tuple[Tensor, nn.Module]],
+    *,
+    tolerance: float = TOLERANCE,
 ) -> nn.Module:
-    """Give the network that ``change`` makes of one, if it computes the same within `TOLERANCE`; else the network.
+    """Give the network that ``change`` makes of one, if it computes the same within ``tolerance``; else the network.
 
     ``change`` takes a float32 batch of noise of this shape, and gives the network's own output and the changed one.
     """
@@ -68,7 +72,7 @@ def keep_if_same(
     except Exception as error:  # noqa: BLE001  # the network's own code, which may need the modules that were replaced
         _log.debug("%s stays as it is: %s", type(network).__name__, error)
         return network
-    if not distance <= TOLERANCE:  # so that NaN counts as far
+    if not distance <= tolerance:  # so that NaN counts as far
         _log.debug("%s stays as it is: relative L2 %.1e", type(network).__name__, distance)
         return network
     return changed

@@ -13,7 +13,8 @@ from ..errors import UsageError, VideoError, WeightsError
 from . import weights as weights_cache
 from .backbones import BackboneSpec, find_backbone, find_preset
 from .backbones.loading import network_from_file, network_from_state
-from .engine import DEFAULT_BATCH, Engine, pick_device
+from .engine import DEFAULT_BATCH, Engine, check_precision, pick_device
+from .engines import choose_engine
 from .extractor import VideoExtraction, collect
 from .flow import flow_estimator
 from .key_maps import unwrap
@@ -177,6 +178,8 @@ def make_engine(
         is_known = digest is not None and not digest.startswith("random:")
         state = weights_cache.load_by_digest("flow", str(digest)) if is_known else None
         estimator = flow_estimator(recipe.flow, device=where, state=state)
+    check_precision(recipe.precision, where)
+    chosen = engine or choose_engine(None, where.type, recipe.precision, network=recipe.network.name)
     return Engine(
         backbone.network,
         recipe.transform,
@@ -185,8 +188,8 @@ def make_engine(
         batch=batch or DEFAULT_BATCH[where.type, backbone.spec.frame_wise],
         mean_cube=cube,
         estimate_flow=estimator,
-        engine=engine,
-        fall_back=fall_back,
+        engine=chosen,
+        fall_back=engine is None if fall_back is None else fall_back,
         cache=_model_cache(backbone),
     )
 

@@ -118,7 +118,7 @@ def run_bench(order: Order, tell: Callable[[str], None]) -> BenchReport:
         if the video cannot be used.
     """
     device = pick_device(order.device)
-    check_engine(order.engine, order.plan.recipe.precision, device)
+    check_engine(order.engine, order.plan.recipe.precision, device, order.plan.recipe.network.name)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     home = bench_folder()
     try:
@@ -178,7 +178,7 @@ class Workbench:
             weights=order.plan.weights,
             device=str(device),
             batch=order.batch or DEFAULT_BATCH[device.type, frame_wise],
-            engine=check_engine(order.engine, self._recipe.precision, device),
+            engine=check_engine(order.engine, self._recipe.precision, device, self._recipe.network.name),
             is_batch_fixed=order.batch is not None,
             is_engine_fixed=order.engine is not None,
         )

@@ -78,6 +78,9 @@ GAINS: Mapping[tuple[str, str, str], Gain] = MappingProxyType(
             "pip install 'vadx[cpu]'", 2, "I3D, C3D and R(2+1)D on a CPU with AMX"
         ),
         ("cpu+amx", "openvino", "fp32"): Gain("--precision bf16", 3.5, "I3D, C3D and R(2+1)D on a CPU with AMX"),
+        ("cpu+amx", "torch-winograd", "fp32"): Gain(
+            "--precision bf16 and pip install 'vadx[cpu]'", 3.5, "C3D under openvino on a CPU with AMX"
+        ),
         ("cuda+bf16", "torch-eager", "fp32"): Gain("--precision bf16 or tf32", 4, "by its arithmetic rates"),
     }
 )

@@ -89,7 +89,7 @@ def make_job(plan: Plan, set_path: Path, options: Mapping[str, Any], device: tor
         weights=plan.weights,
         device=str(device),
         batch=options["batch"] or default,
-        engine=check_engine(options.get("engine"), plan.recipe.precision, device),
+        engine=check_engine(options.get("engine"), plan.recipe.precision, device, plan.recipe.network.name),
         is_batch_fixed=options["batch"] is not None,
         is_engine_fixed=options.get("engine") is not None,
         **{name: options[name] for name in ("force", "retry_failed", "strict", "allow_partial")},

@@ -98,14 +98,22 @@ def decoding_options(function: F) -> F:
     )(function)
 
 
+def _with_its_networks(name: str) -> str:
+    from ...extract.engines import ENGINES
+
+    gains = ENGINES[name].gains
+    return name if gains is None else f"{name} ({' and '.join(sorted(gains))} alone)"
+
+
 def engine_option(function: F) -> F:
     """Add ``--engine``."""
     from ...extract.engines import ENGINES, PREFERENCE
 
+    names = ", ".join(map(_with_its_networks, PREFERENCE))
     return click.option(
         "--engine",
         type=click.Choice(list(ENGINES)),
-        help="What runs the network.  [default: the first of " + ", ".join(PREFERENCE) + " that can]",
+        help=f"What runs the network.  [default: the first of {names} that can]",
     )(function)
 
 

@@ -125,7 +125,7 @@ def _check_runnable(plans: Sequence[Plan], options: dict[str, Any]) -> None:
     from ...extract.engine import check_engine
 
     for plan in plans:
-        check_engine(options["engine"], plan.recipe.precision, device_of(options))
+        check_engine(options["engine"], plan.recipe.precision, device_of(options), plan.recipe.network.name)
     if options["show_pred"] and (options["as_json"] or options["quiet"]):
         msg = "--show-pred prints for people: leave --json and --quiet out"
         raise UsageError(msg)

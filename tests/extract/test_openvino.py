@@ -334,6 +334,7 @@ def test_the_table_of_engines() -> None:
     assert {precision for row in ENGINES.values() for _, precision in row.runs} == set(PRECISIONS)
     on_cpu = {("cpu", name) for name, mode in PRECISIONS.items() if mode.on_cpu}
     assert ENGINES["openvino"].runs == on_cpu
+    assert ENGINES["torch-winograd"].runs == {("cpu", "fp32")}
     assert ENGINES["torch-eager"].runs == on_cpu | {("cuda", name) for name in PRECISIONS}
 
 
@@ -356,6 +357,24 @@ def test_the_table_chooses_the_engine(
     assert choose_engine("torch-eager", device, precision, installed=installed, cpu_flags=flags) == "torch-eager"
 
 
+@pytest.mark.parametrize(
+    ("network", "device", "precision", "chosen"),
+    [
+        ("c3d", "cpu", "fp32", "torch-winograd"),
+        ("r2plus1d", "cpu", "fp32", "openvino"),
+        ("i3d", "cpu", "fp32", "openvino"),
+        (None, "cpu", "fp32", "openvino"),
+        ("c3d", "cpu", "bf16", "openvino"),
+        ("c3d", "cuda", "fp32", "torch-eager"),
+    ],
+)
+def test_networks_of_3x3_pixels_are_convolved_by_winograds_way(
+    network: str | None, device: str, precision: str, chosen: str
+) -> None:
+    found = {"installed": ("openvino",), "cpu_flags": ("amx_bf16",)}
+    assert choose_engine(None, device, precision, network=network, **found) == chosen
+
+
 def test_the_last_engine_of_the_table_runs_everywhere() -> None:
     assert set(PREFERENCE) == set(ENGINES)
     assert PREFERENCE[-1] == DEFAULT_ENGINE
@@ -369,7 +388,7 @@ def test_the_last_engine_of_the_table_runs_everywhere() -> None:
         ("openvino", "cuda", "fp32", ("openvino",), "runs bf16 on cpu, fp32 on cpu, not fp32 on cuda"),
         ("openvino", "cpu", "fp16", ("openvino",), "not fp16 on cpu; use --engine torch-eager"),
         ("openvino", "cpu", "fp32", (), r"pip install 'vadx\[cpu\]'"),
-        ("tensorrt", "cpu", "fp32", (), "unknown engine 'tensorrt'; there are torch-eager, openvino"),
+        ("tensorrt", "cpu", "fp32", (), "unknown engine 'tensorrt'; there are torch-eager, torch-winograd, openvino"),
     ],
 )
 def test_an_engine_that_cannot_run_is_refused(

@@ -17,14 +17,17 @@ import torch
 
 from support import PLUGINS, REPOSITORY, Ran, make_video
 from vadx.errors import UsageError
-from vadx.extract import extract_video, load_backbone
-from vadx.extract.backbones import find_backbone
+from vadx.extract import engines, extract_video, load_backbone
+from vadx.extract.backbones import find_backbone, find_preset
+from vadx.extract.isolate import InlineDecoders
 from vadx.extract.presets import PRESETS, recipe_of
 from vadx.extract.video import VideoReader
 from vadx.pipelines import bench as measuring
 from vadx.pipelines.bench_plain import PlainExtractor, check_plain
 from vadx.pipelines.bench_report import PARTS, BenchReport, speed_of, summarize
 from vadx.pipelines.bench_video import _pictures, make_bench_video
+from vadx.pipelines.job import Job, make_job
+from vadx.pipelines.plan import Overrides, make_plan
 
 Vadx = Callable[..., Ran]
 
@@ -299,3 +302,39 @@ def test_decoders_of_a_bench_that_fails_are_ended(
     assert ran.code == 3
     (pool,) = pools
     assert pool.process_ids == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "engine"), [("sports1m-c3d-channel-mean", "torch-winograd"), ("kinetics-i3d", "torch-eager")]
+)
+def test_a_run_and_its_bench_take_the_engine_of_the_network(
+    preset: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "PREFERENCE", ("torch-winograd", "torch-eager"))
+    benched: list[Job] = []
+
+    def stop(bench: measuring.Workbench) -> None:
+        benched.append(bench._job)
+        raise InterruptedError
+
+    monkeypatch.setattr(measuring.Workbench, "_new_set", stop)
+    plan = make_plan(find_preset(preset), Overrides(), "random")
+    flags = dict.fromkeys(("force", "retry_failed", "strict", "allow_partial"), False)
+    job = make_job(plan, tmp_path, {"device": "cpu", "batch": None, "engine": None, **flags})
+    order = measuring.Order(
+        plan=plan,
+        video=tmp_path / "a.mp4",
+        made=False,
+        device="cpu",
+        engine=None,
+        batch=None,
+        num_decoders=1,
+        repeat=1,
+        seconds=0.01,
+        options=(),
+        command="",
+    )
+    with pytest.raises(InterruptedError):
+        measuring.Workbench(order, torch.device("cpu"), tmp_path, InlineDecoders(), lambda: None)
+    assert [one.engine for one in (job, *benched)] == [engine, engine]
+    assert not job.is_engine_fixed
