@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import logging
 import math
 import os
@@ -23,6 +22,7 @@ from ..errors import ResourceError, UsageError
 from .convolutions import WINOGRAD_TOLERANCE, with_time_convolutions, with_winograd
 from .engines import DEFAULT_ENGINE, ENGINES, choose_engine
 from .fold import fold_batchnorm, share_tensors
+from .memory import keep_freed_memory
 from .transforms import Normalizer
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Engine:
         self._normalize = Normalizer(transform, mean_cube)
         self._given = network.eval()
         if device.type == "cpu":
-            _keep_freed_memory()
+            keep_freed_memory()
             _hold_threads_to_cores()
         self._runner: EagerNetwork | OpenvinoNetwork
         if self.name == "openvino":
@@ -378,28 +378,6 @@ def out_of_memory_is_ours(batch: int, device: torch.device) -> Iterator[None]:
 
 def _too_little(batch: int, device: torch.device) -> str:
     return f"{device} has too little memory for a batch of {batch}"
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed instead of giving it back to the system at every layer.
-
-    Activations are tens of megabytes: by default each one is mapped, zeroed page by page, and unmapped again, and so
-    is what is larger than an arena in every thread but the first. The process keeps at most what it once had. Where
-    the C library is another one, nothing happens.
-    """
-    if any(f"MALLOC_{name}_" in os.environ for name in ("MMAP_THRESHOLD", "TRIM_THRESHOLD", "ARENA_MAX")):
-        # Somebody has chosen.
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8
-    # Older releases refuse more than 32 MiB.
-    if not mallopt(m_mmap_threshold, 1 << 30):
-        mallopt(m_mmap_threshold, 1 << 25)
-    mallopt(m_trim_threshold, (1 << 31) - 1)
-    mallopt(m_arena_max, 1)
 
 
 def _hold_threads_to_cores() -> None:

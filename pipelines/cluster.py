@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from ..errors import CODES, ClusterError, UsageError, VadxError
 from .job import Outcome
 from .share_work import Order, ShareDone, Unit, far, work_on
-from .worker_places import NO_PROFILE, places_of, usable_cores
+from .worker_places import WORKER_SETTINGS, places_of, usable_cores
 from .worker_reports import Mailbox
 
 if TYPE_CHECKING:
@@ -331,7 +331,7 @@ def local_workers(
             # A worker that ended and is not back by then, as on a busy machine, would be given up for good.
             "distributed.deploy.lost-worker-timeout": "1000 days",
         }
-        stack.enter_context(dask.config.set({**settings, **NO_PROFILE}))
+        stack.enter_context(dask.config.set({**settings, **WORKER_SETTINGS}))
         options = {
             "nthreads": 1,
             "host": "127.0.0.1",

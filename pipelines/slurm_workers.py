@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import ClusterError, UsageError
 from .cluster import DaskWorkers, dashboard_of, hush_dask
 from .share_work import Unit
+from .worker_places import SHELL_LINES
 
 _NEEDS = "pip install 'vadx[slurm]'"
 
@@ -135,8 +136,7 @@ def slurm_workers(
                     python=sys.executable,
                     death_timeout=60,
                     worker_extra_args=["--no-dashboard"],
-                    # As `worker_places.NO_PROFILE` where this process starts them.
-                    job_script_prologue=["export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False"],
+                    job_script_prologue=list(SHELL_LINES),
                     scheduler_options={"dashboard_address": "127.0.0.1:0"},
                     # A requeued worker would be taken for a lost one, and cancelled.
                     job_extra_directives=[

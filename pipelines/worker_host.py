@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from ..errors import ClusterError
 from .stopping import StopSignals
-from .worker_places import NO_PROFILE
+from .worker_places import WORKER_SETTINGS
 
 if TYPE_CHECKING:
     from distributed import Nanny
@@ -82,7 +82,7 @@ def serve(
         stop = stack.enter_context(StopSignals())
         scratch = stack.enter_context(TemporaryDirectory(prefix="vadx-workers-", ignore_cleanup_errors=True))
         settings = {"temporary-directory": scratch, "distributed.comm.timeouts.connect": f"{wait_seconds}s"}
-        stack.enter_context(dask.config.set({**settings, **NO_PROFILE}))
+        stack.enter_context(dask.config.set({**settings, **WORKER_SETTINGS}))
         asyncio.run(_Host(address, places, scratch, wait_seconds, on_started, stop).run())
 
 

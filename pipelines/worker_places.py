@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from ..extract.memory import KEEPING
 
 CORES = "VADX_CORES_OF_WORKER"
 """Variable of a worker's environment: how many cores it may use. Dask gives its processes one thread."""
 
-NO_PROFILE = {"distributed.worker.profile.enabled": False}
+WORKER_SETTINGS: Mapping[str, Any] = MappingProxyType(
+    {
+        "distributed.worker.profile.enabled": False,
+        **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in KEEPING.items()},
+    }
+)
 """Dask's settings of a worker. Its profiler holds what a call that it sees has open, so that HDF5 closes it later than
-without, and lays a file of the same content out in another way."""
+without, and lays a file of the same content out in another way. And by itself Dask has a worker give memory back to the
+system whenever it can: see `keep_freed_memory`."""
+
+SHELL_LINES = (
+    "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False",
+    *(f"export {name}={value}" for name, value in KEEPING.items()),
+)
+"""What `WORKER_SETTINGS` are where a shell starts a worker."""
 
 _GPU_NAME = re.compile(r"\d+|(?:GPU|MIG)-[0-9A-Za-z/-]+")
 """As CUDA_VISIBLE_DEVICES names one: its number, or a UUID of it or of a part of it."""

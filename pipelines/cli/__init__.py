@@ -15,6 +15,7 @@ from click.exceptions import Exit
 
 from ... import __version__
 from ...errors import Stopped, UsageError, VadxError
+from ...extract.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,6 +103,8 @@ def cli(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of its codes."""
+    # Before any thread: those of hashes and of displays come before the first network.
+    keep_freed_memory()
     for name in ("SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _stop)

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from support import PLUGINS, Ran, vadx_environment
 from vadx.errors import ClusterError, StoreWriteError, UsageError
+from vadx.extract.memory import KEEPING
 from vadx.pipelines import cluster
 from vadx.pipelines.capacity import default_decoders, usable_cores
 from vadx.pipelines.cluster import DaskWorkers, Share, check_address, local_workers, scheduler_workers, shares_of
@@ -263,6 +264,10 @@ class TestUnits:
             )
 
         assert set(workers.client.run(watches).values()) == {False}
+
+    def test_its_memory_is_kept_from_its_start(self, workers: DaskWorkers) -> None:
+        for name, value in KEEPING.items():
+            assert set(workers.client.run(os.getenv, name).values()) == {value}
 
     def test_nothing_listens_beyond_this_machine(self, workers: DaskWorkers) -> None:
         assert workers.client.status == "running"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import torch
 
 from support import Ran, make_video
 from vadx.detectors.region_boxes import RegionSettings
+from vadx.extract.memory import KEEPING
 from vadx.features.recipe import Network, Recipe, Sampling, Transform
 from vadx.features.stage_set import StageRecipe
 from vadx.pipelines.capacity import default_decoders
@@ -22,7 +25,16 @@ from vadx.pipelines.share_work import far
 from vadx.pipelines.tube_detection import DetectionFiles, DetectionWork, DetectorChoice
 from vadx.pipelines.tube_plan import plan_detection
 from vadx.pipelines.tubing import FeatureWork, StageJob
-from vadx.pipelines.worker_places import CORES, WorkerPlace, gpus_named, gpus_of, places_of, usable_cores
+from vadx.pipelines.worker_places import (
+    CORES,
+    SHELL_LINES,
+    WORKER_SETTINGS,
+    WorkerPlace,
+    gpus_named,
+    gpus_of,
+    places_of,
+    usable_cores,
+)
 
 MIG = "MIG-GPU-8932f937-d72c-4106-c12f-20bd9faed9f6/1/0"
 UUID = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
@@ -75,6 +87,15 @@ def test_a_place_is_an_environment() -> None:
     assert WorkerPlace(3, UUID).environment == {CORES: "3", "CUDA_VISIBLE_DEVICES": UUID}
     assert WorkerPlace(1).environment == {CORES: "1"}
     assert [str(WorkerPlace(1)), str(WorkerPlace(4)), str(WorkerPlace(4, "2"))] == ["1 core", "4 cores", "GPU 2"]
+
+
+def test_a_shell_gives_a_worker_the_same_settings() -> None:
+    script = "\n".join([*SHELL_LINES, f"{sys.executable} -c 'import os; print(dict(os.environ))'"])
+    found = ast.literal_eval(subprocess.check_output(["sh", "-ec", script], text=True))
+    assert found.items() >= KEEPING.items()
+    assert found["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] == "False"
+    settings = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in KEEPING.items()}
+    assert {"distributed.worker.profile.enabled": False, **settings} == WORKER_SETTINGS
 
 
 def test_a_worker_knows_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
