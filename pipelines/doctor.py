@@ -110,7 +110,7 @@ def _openvino() -> Finding:
         check_openvino("fp32")
     except UsageError as error:
         return Finding("openvino", "broken", str(error.__cause__ or error)[:120], "pip install -U openvino")
-    return Finding("openvino", "ok", f"{version('openvino')}; used with --engine openvino")
+    return Finding("openvino", "ok", f"{version('openvino')}; runs networks on CPUs unless --engine names another")
 
 
 def _decoders() -> Finding:
