@@ -154,7 +154,6 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "instruction_sets": [name for name in wanted if name in flags],
-        "shared": "the machine was in use by others: ratios hold, absolute speeds drift",
     }
 
 

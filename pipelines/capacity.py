@@ -81,6 +81,10 @@ GAINS: Mapping[tuple[str, str, str], Gain] = MappingProxyType(
         ("cpu+amx", "torch-winograd", "fp32"): Gain(
             "--precision bf16 and pip install 'vadx[cpu]'", 3.5, "C3D under openvino on a CPU with AMX"
         ),
+        ("cpu+bf16", "torch-eager", "fp32"): Gain(
+            "--precision bf16 and pip install 'vadx[cpu]'", 2, "I3D, C3D, R(2+1)D and BN-Inception on an AMD EPYC"
+        ),
+        ("cpu+bf16", "openvino", "fp32"): Gain("--precision bf16", 1.9, "I3D, R(2+1)D and BN-Inception on an AMD EPYC"),
         ("cuda+bf16", "torch-eager", "fp32"): Gain("--precision bf16 or tf32", 4, "by its arithmetic rates"),
     }
 )
@@ -88,9 +92,9 @@ GAINS: Mapping[tuple[str, str, str], Gain] = MappingProxyType(
 
 
 def device_kind(device: str) -> str:
-    """Give ``cpu`` or ``cuda``, with ``+amx`` or ``+bf16`` where it multiplies bf16 matrices many times faster."""
+    """Give ``cpu`` or ``cuda``, with ``+amx`` or ``+bf16`` where it has such instructions to multiply bf16 faster."""
     if device == "cpu":
-        return "cpu+amx" if cpu_has("amx_bf16") else "cpu"
+        return "cpu+amx" if cpu_has("amx_bf16") else "cpu+bf16" if cpu_has("avx512_bf16") else "cpu"
     import torch
 
     return "cuda+bf16" if torch.cuda.get_device_capability(device)[0] >= _AMPERE else "cuda"

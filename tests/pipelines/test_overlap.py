@@ -17,6 +17,7 @@ import pytest
 
 from support import Ran, make_video, vadx_environment
 from vadx.extract import engine as engines
+from vadx.pipelines import capacity
 from vadx.pipelines.capacity import GAINS, advice, bottleneck, default_decoders
 from vadx.pipelines.extraction import Effort, process_videos
 from vadx.pipelines.inputs import Entry
@@ -282,8 +283,6 @@ class TestWhatLimited:
     def test_the_summary_says_it_and_what_to_change(
         self, six_videos: Path, vadx_here: Vadx, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from vadx.pipelines import capacity
-
         assert "limited the run" not in vadx_here(*TINY, six_videos, "--out", "short").err
         monkeypatch.setattr(capacity, "_SHORT_SECONDS", 0.0)
         assert "limited the run" in vadx_here(*TINY, six_videos, "--out", "store").err
@@ -303,8 +302,24 @@ class TestWhatLimited:
         assert "--decoders 0" in said("preprocess", "torch-eager", "fp32", 0)
         assert "bf16" in said("network", "openvino", "fp32", 1, "cpu+amx")
         assert "--precision" not in said("network", "openvino", "bf16", 1, "cpu+amx")
+        assert "--precision bf16" in said("network", "openvino", "fp32", 1, "cpu+bf16")
+        assert "--precision" not in said("network", "openvino", "bf16", 1, "cpu+bf16")
         assert "--precision" not in said("network", "openvino", "fp32", 1)
         assert all(gain.times > 1.5 for gain in GAINS.values())
+
+    @pytest.mark.parametrize(
+        ("flags", "kind"),
+        [
+            (("amx_bf16", "avx512_bf16"), "cpu+amx"),
+            (("avx512_bf16",), "cpu+bf16"),
+            (("avx512f",), "cpu"),
+        ],
+    )
+    def test_a_cpu_is_told_by_its_instructions(
+        self, flags: tuple[str, ...], kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(capacity, "cpu_has", lambda *names: not set(names).isdisjoint(flags))
+        assert capacity.device_kind("cpu") == kind
 
     def test_cores_are_decoders_beside_a_gpu_and_the_networks_otherwise(self) -> None:
         assert [default_decoders("cpu", cores) for cores in (1, 2, 8, 64)] == [1, 1, 2, 4]
