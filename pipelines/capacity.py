@@ -79,7 +79,7 @@ GAINS: Mapping[tuple[str, str, str], Gain] = MappingProxyType(
         ),
         ("cpu+amx", "openvino", "fp32"): Gain("--precision bf16", 3.5, "I3D, C3D and R(2+1)D on a CPU with AMX"),
         ("cpu+amx", "torch-winograd", "fp32"): Gain(
-            "--precision bf16 and pip install 'vadx[cpu]'", 3.5, "C3D under openvino on a CPU with AMX"
+            "--precision bf16 and pip install 'vadx[cpu]'", 3.5, "reckoned from C3D under openvino with AMX"
         ),
         ("cpu+bf16", "torch-eager", "fp32"): Gain(
             "--precision bf16 and pip install 'vadx[cpu]'", 2, "I3D, C3D, R(2+1)D and BN-Inception on an AMD EPYC"

@@ -37,6 +37,18 @@ def distance(got: torch.Tensor, right: torch.Tensor) -> float:
     return float((got.double() - right.double()).norm() / right.double().norm())
 
 
+def network_and_clips(name: str, shape: tuple[int, ...]) -> tuple[nn.Module, torch.Tensor]:
+    """Give a network with random weights and BatchNorm statistics, and clips of noise for it."""
+    network = load_backbone(name, "random:7").network
+    random = np.random.default_rng(7)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            size = module.num_features
+            module.running_mean = torch.from_numpy(random.normal(0, 0.1, size).astype(np.float32))
+            module.running_var = torch.from_numpy(random.uniform(0.5, 2, size).astype(np.float32))
+    return network, channels_last(torch.from_numpy(random.standard_normal(shape, np.float32)))
+
+
 @torch.inference_mode()
 def in_double(convolution: nn.Conv3d, clips: torch.Tensor) -> torch.Tensor:
     bias = None if convolution.bias is None else convolution.bias.double()
@@ -151,14 +163,7 @@ def test_a_network_that_would_move_stays(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_whole_network_gives_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = load_backbone("r2plus1d", "random:7").network
-    random = np.random.default_rng(7)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            size = module.num_features
-            module.running_mean = torch.from_numpy(random.normal(0, 0.1, size).astype(np.float32))
-            module.running_var = torch.from_numpy(random.uniform(0.5, 2, size).astype(np.float32))
-    clips = channels_last(torch.from_numpy(random.standard_normal((1, 3, 8, 56, 56), np.float32)))
+    network, clips = network_and_clips("r2plus1d", (1, 3, 8, 56, 56))
     calls: list[torch.Size] = []
     really = TimeConvolution.forward
     monkeypatch.setattr(
@@ -198,8 +203,7 @@ def test_winograds_way_gives_what_the_direct_way_does(shape: str, has_bias: bool
 def test_a_convolution_by_hand() -> None:
     """Ones under a kernel of ones and a bias of 5: 9 inside, 6 at an edge, 4 in a corner, for each of the channels."""
     convolution = nn.Conv3d(2, 1, (1, 3, 3), padding=(0, 1, 1))
-    nn.init.ones_(convolution.weight)
-    nn.init.constant_(convolution.bias, 5)  # type: ignore[arg-type]  # there is one
+    convolution.load_state_dict({"weight": torch.ones(1, 2, 1, 3, 3), "bias": torch.tensor([5.0])})
     with torch.inference_mode():
         (((got,),),) = WinogradConvolution(convolution)(torch.ones(1, 2, 1, 5, 5))
     right = [[13, 17, 17, 17, 13], *[[17, 23, 23, 23, 17]] * 3, [13, 17, 17, 17, 13]]
@@ -311,14 +315,7 @@ def test_the_type_of_new_tensors_does_not_matter() -> None:
 
 @pytest.mark.parametrize(("name", "shape"), [("c3d", (1, 3, 16, 112, 112)), ("r2plus1d", (1, 3, 8, 112, 112))])
 def test_a_whole_network_by_winograds_way_gives_the_same_features(name: str, shape: tuple[int, ...]) -> None:
-    network = load_backbone(name, "random:7").network
-    random = np.random.default_rng(7)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            size = module.num_features
-            module.running_mean = torch.from_numpy(random.normal(0, 0.1, size).astype(np.float32))
-            module.running_var = torch.from_numpy(random.uniform(0.5, 2, size).astype(np.float32))
-    clips = channels_last(torch.from_numpy(random.standard_normal(shape, np.float32)))
+    network, clips = network_and_clips(name, shape)
     with torch.inference_mode():
         eager, ours = (
             EagerNetwork(network, device=CPU, dtype=torch.float32, by_winograd=by_winograd)(clips)
